@@ -19,6 +19,7 @@ from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT, Mailbox
 from openai_server.backends.pool import Member, Pool
 from openai_server.core import truncation
 from openai_server.core.answer import Answer, best
+from openai_server.core.best_effort import without_refused_schema
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
 from openai_server.core.request_context import RequestContext
@@ -71,7 +72,7 @@ class Generator:
     async def answer(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
-        n_shortened = 0
+        n_amended = 0
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
@@ -82,8 +83,8 @@ class Generator:
                     return prepared.model, [await self._infer(calls[0], members, turn)]
                 return prepared.model, await gather([self._infer(call, members, turn) for call in calls])
             except BackendError as error:
-                if (shorter := self._shortened(turn, error, n_shortened + 1)) is not None:
-                    turn, n_shortened = shorter, n_shortened + 1
+                if (amended := self._amended(turn, error, n_amended + 1)) is not None:
+                    turn, n_amended = amended, n_amended + 1
                     continue
                 if (left_out := await self._catalog.retry(error, turn.model, failed)) is None:
                     raise self._failed(error, turn) from error
@@ -104,7 +105,7 @@ class Generator:
         """
         failed: Failed = frozenset()
         answer: AnswerStream | None = None
-        n_shortened, last = 0, b""
+        n_amended, last = 0, b""
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
@@ -144,8 +145,8 @@ class Generator:
                 return last + answer.end(context.usage)
             except BackendError as error:
                 has_begun = answer is not None and answer.has_begun
-                if not has_begun and (shorter := self._shortened(turn, error, n_shortened + 1)) is not None:
-                    turn, n_shortened = shorter, n_shortened + 1
+                if not has_begun and (amended := self._amended(turn, error, n_amended + 1)) is not None:
+                    turn, n_amended = amended, n_amended + 1
                     continue
                 left_out = None if has_begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
@@ -155,9 +156,12 @@ class Generator:
     def _failed(self, error: BackendError, turn: Turn) -> APIError:
         return from_backend(error, self._dialect.fields(turn), self._room(turn))
 
-    def _shortened(self, turn: Turn, error: BackendError, attempt: int) -> Turn | None:
-        """The turn without its oldest messages, if the error is that they don't fit and the client allows it."""
-        if not turn.drops_oldest or error.reason != contract.REASON_CONTEXT_LENGTH:
+    def _amended(self, turn: Turn, error: BackendError, attempt: int) -> Turn | None:
+        """The turn without what the backend refuses, if the client allows that: its oldest messages if the prompt is
+        too long, or the schema of a tool."""
+        if error.reason != contract.REASON_CONTEXT_LENGTH:
+            return without_refused_schema(turn, error)
+        if not turn.drops_oldest:
             return None
         positions = truncation.kept(turn.messages, self._room(turn).reported(error.details), attempt)
         return None if positions is None else turn.with_messages_at(positions)

@@ -37,6 +37,9 @@ class Tool(Struct):
     function: FunctionDefinition
     custom: CustomFormat | None = None
     """None: a function."""
+    enforcement: Literal["demanded", "best_effort", "none"] = "demanded"
+    """Whether the answer's grammar has the function's schema. `demanded`: a schema that the backend refuses is an
+    error. `best_effort`: such a schema is left out. `none`: it is left out, so the arguments are any JSON object."""
 
     @property
     def name(self) -> str:

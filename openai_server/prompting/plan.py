@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core import guide_parts
+from openai_server.core.best_effort import for_grammar
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.lark import json_value, literal, nested
@@ -342,7 +343,8 @@ def _naming_tools(turn: Turn) -> Iterator[None]:
 
 
 def _build_guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
-    use, body, options = turn.tool_use, _body(turn.guide), turn.template
+    use = for_grammar(turn.tool_use) if turn.tool_use else None
+    body, options = _body(turn.guide), turn.template
     thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
     may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
     if use and use.must_call:

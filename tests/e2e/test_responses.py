@@ -116,6 +116,32 @@ def test_the_input_of_a_custom_tool_follows_its_expression(client: openai.OpenAI
     assert right.isdecimal()
 
 
+def test_a_schema_that_nothing_can_enforce_stops_no_other_tool(client: openai.OpenAI) -> None:
+    broken: FunctionToolParam = {
+        "type": "function",
+        "name": "read",
+        "parameters": {"type": "object", "properties": {"path": {"$ref": "#/nowhere"}}},
+        "strict": None,
+    }
+    unsatisfiable: FunctionToolParam = {
+        **broken,
+        "name": "wait",
+        "parameters": {
+            "type": "object",
+            "properties": {"n": {"type": "integer", "minimum": 5, "maximum": 3}},
+            "required": ["n"],
+        },
+    }
+    response = client.responses.create(
+        model=SMOLLM2,
+        input="What is the weather in Paris?",
+        tools=[{**WEATHER, "strict": None}, broken, unsatisfiable],
+        temperature=0,
+        max_output_tokens=20,
+    )
+    assert [tool.strict for tool in response.tools if tool.type == "function"] == [True, False, False]
+
+
 def test_a_response_is_parsed(client: openai.OpenAI) -> None:
     response = client.responses.parse(
         model=SMOLLM2, input="Describe Paris.", text_format=City, temperature=0, max_output_tokens=200

@@ -19,7 +19,8 @@ class FlatFunctionTool(Struct, tag_field="type", tag="function"):
     """Kinds of callers; without `direct` the model must not call the tool."""
 
     def tool(self, name: str, description: str | None) -> Tool:
-        return Tool(FunctionDefinition(name, description, self.parameters, self.strict))
+        function = FunctionDefinition(name, description, self.parameters, self.strict)
+        return Tool(function, enforcement="demanded" if self.strict else "best_effort")
 
 
 class FreeInput(Struct, tag_field="type", tag="text"):

@@ -70,8 +70,8 @@ def resolved(tool: Tool, arguments: ArgumentStyle, *, can_guide: bool) -> Tool:
     arguments can't enforce.
     """
     if tool.function.strict is None:
-        strict = can_guide and unenforceable(tool, arguments) is None
-        return Tool(replace(tool.function, strict=strict), tool.custom)
+        strict = can_guide and tool.enforcement != "none" and unenforceable(tool, arguments) is None
+        return replace(tool, function=replace(tool.function, strict=strict))
     if tool.function.strict and (keyword := _unenforceable_in(tool, arguments)):
         raise InvalidRequest(
             f"'{keyword}' in the parameters of the strict tool '{tool.name}' can't be enforced in the format in which "

@@ -43,19 +43,23 @@ def names(found: ToolUse | None) -> list[str]:
     return [tool.name for tool in found.tools] if found else []
 
 
+def best_effort(*definition: Any, **fields: Any) -> Tool:
+    return Tool(FunctionDefinition(*definition, **fields), enforcement="best_effort")
+
+
 @pytest.mark.parametrize(
     ("tool", "expected"),
     [
-        (function(), Tool(FunctionDefinition("f", None, PARAMETERS))),
-        (function(strict=None), Tool(FunctionDefinition("f", None, PARAMETERS))),
+        (function(), best_effort("f", None, PARAMETERS)),
+        (function(strict=None), best_effort("f", None, PARAMETERS)),
         (function(strict=True), Tool(FunctionDefinition("f", None, PARAMETERS, strict=True))),
-        (function(strict=False), Tool(FunctionDefinition("f", None, PARAMETERS, strict=False))),
-        (function(parameters=None, description="d"), Tool(FunctionDefinition("f", "d"))),
+        (function(strict=False), best_effort("f", None, PARAMETERS, strict=False)),
+        (function(parameters=None, description="d"), best_effort("f", "d")),
         (
             function(
                 defer_loading=True, output_schema={"type": "object"}, allowed_callers=["direct"], **{"async": True}
             ),
-            Tool(FunctionDefinition("f", None, PARAMETERS)),
+            best_effort("f", None, PARAMETERS),
         ),
         (PATCH, custom_tool("patch", "Edits files.")),
         ({**PATCH, "format": {"type": "text"}}, custom_tool("patch", "Edits files.")),

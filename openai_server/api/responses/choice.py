@@ -1,5 +1,7 @@
 """The tools that an answer may or must call, from `tool_choice`. PURE."""
 
+from collections.abc import Iterable
+
 from anyserve_common.text import shortened
 from openai_server.api.responses.body import ResponsesBody
 from openai_server.api.responses.fields import HOSTED_TOOLS
@@ -20,7 +22,8 @@ def tool_use(request: ResponsesBody, tools: Toolbox) -> ToolUse | None:
         case "required":
             if not tools.tools:
                 raise InvalidRequest(
-                    "'tool_choice' is \"required\", but 'tools' has none that this server's answer can call.",
+                    "'tool_choice' is \"required\", but 'tools' has none that this server's answer can call."
+                    + _lacking(tool.__struct_config__.tag for tool in request.tools or ()),
                     param="tool_choice",
                 )
             return ToolUse(tools.tools, must_call=True, parallel=parallel)
@@ -44,7 +47,8 @@ def _allowed(choice: AllowedToolsChoice, tools: Toolbox, *, parallel: bool) -> T
     allowed = [tool for tool in tools.tools if tool.name in names]
     if not allowed and choice.mode == "required":
         raise InvalidRequest(
-            "'tool_choice.tools' has no tool that this server's answer can call, but its mode is \"required\".",
+            "'tool_choice.tools' has no tool that this server's answer can call, but its mode is \"required\"."
+            + _lacking(tool.type for tool in choice.tools),
             param="tool_choice.tools",
         )
     return ToolUse(allowed, must_call=choice.mode == "required", parallel=parallel) if allowed else None
@@ -66,6 +70,12 @@ def _names(tool: AllowedTool, tools: Toolbox, field: str) -> list[str]:
     if not found:
         raise _unknown(tool.type, tool.namespace, tool.name, field)
     return found
+
+
+def _lacking(types: Iterable[object]) -> str:
+    """The end of a message: names the first of the types that this server doesn't have; empty if it has all."""
+    found = next((type for type in types if type in HOSTED_TOOLS), None)
+    return f" It doesn't have {found}." if found else ""
 
 
 def _unknown(kind: str, namespace: str | None, name: str, field: str) -> InvalidRequest:

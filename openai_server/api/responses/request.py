@@ -202,7 +202,7 @@ class _Configuration:
         for i, item in enumerate(items):
             if not isinstance(item, ConfigurationUpdateInput):
                 continue
-            if item.reasoning is not None:
+            if item.reasoning is not None and item.reasoning.effort is not None:
                 self.effort, self.effort_field = item.reasoning.effort, f"input[{i}].reasoning.effort"
             if item.text is not None and item.text.format is not None:
                 self.format, format_field = item.text.format, f"input[{i}].text.format"

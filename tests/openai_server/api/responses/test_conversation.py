@@ -370,6 +370,15 @@ def test_a_configuration_update_replaces_settings() -> None:
     assert not parsed(input=[user(), text], text={"format": {"type": "json_object"}}).turn.guide
 
 
+def test_a_null_in_a_configuration_update_replaces_nothing() -> None:
+    null = {"type": "configuration_update", "reasoning": {"effort": None}, "text": {"format": None}}
+    request = parsed(input=[user(), null], reasoning={"effort": "high"}, text={"format": {"type": "json_object"}})
+    assert request.turn.template.reasoning_effort == "high"
+    assert request.turn.name("reasoning_effort") == "reasoning.effort"
+    assert request.settings.reasoning["effort"] == "high"
+    assert request.turn.guide.field == "text.format"
+
+
 @pytest.mark.parametrize("kind", ["additional_tools", "tool_search_output"])
 def test_items_can_add_tools(kind: str) -> None:
     item = {"type": kind, "role": "developer", "tools": [function("g"), function("f", description="new")]}

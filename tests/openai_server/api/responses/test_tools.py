@@ -87,7 +87,9 @@ def test_a_hosted_tool_is_tolerated_until_it_is_demanded(tool: Json) -> None:
     assert parsed(tools=[tool], tool_choice="none").turn.tool_use is None
     assert parsed(tools=[function(), tool]).settings.tools == parsed(tools=[function()]).settings.tools
     assert tool["type"] in rejection("tool_choice", tools=[tool], tool_choice={"type": tool["type"]}).message
-    rejection("tool_choice", tools=[tool], tool_choice="required")
+    assert tool["type"] in rejection("tool_choice", tools=[tool], tool_choice="required").message
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [tool]}
+    assert tool["type"] in rejection("tool_choice.tools", tools=[tool], tool_choice=allowed).message
 
 
 # ---- Namespaces

@@ -46,7 +46,9 @@ class Vocabulary:
         self._puts_space = self._written[next(iter(self.tokens_of("a", parse_special=False)), 0)].startswith(b" ")
         """Whether SentencePiece puts a space before a text, and so after each special token."""
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
-        self._guides = VocabularyGuides(self._written, self._is_control, self.end_tokens.tolist(), self.tokens_of)
+        # A control token in a guide has its own syntax, so text that looks like one is text.
+        tokenize = partial(self.tokens_of, parse_special=False)
+        self._guides = VocabularyGuides(self._written, self._is_control, self.end_tokens.tolist(), tokenize)
         self.breakers = lru_cache(MAX_CACHED_BREAKERS)(self._breakers)
         """Compiles DRY's sequence breakers from their strings: milliseconds, and tenths of a second the first time."""
 

@@ -163,3 +163,17 @@ def test_a_guide_that_cannot_be_compiled_is_refused_by_the_clients_field(
         assert refused.value.param == param
         assert reason in refused.value.message
         assert "%" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("guide", "expected"),
+    [
+        ({"guided_choice": ["<|im_start|>x"]}, "<|im_start|>x"),
+        ({"guided_regex": r"a<\|endoftext\|>"}, "a<|endoftext|>"),
+        ({"guided_json": {"const": "<|im_start|>"}}, '"<|im_start|>"'),
+        ({"guided_grammar": 'start: "<|endoftext|>" "y"'}, "<|endoftext|>y"),
+    ],
+)
+def test_the_text_of_a_control_token_is_text(client: OpenAI, guide: dict[str, Any], expected: str) -> None:
+    completion = client.completions.create(model=SMOLLM2, prompt="x", max_tokens=30, extra_body=guide)
+    assert (completion.choices[0].text, completion.choices[0].finish_reason) == (expected, "stop")

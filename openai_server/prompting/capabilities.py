@@ -47,7 +47,7 @@ class Capabilities:
     user_after_result: bool
     """Whether it accepts a user message after the result of a call. True for a template without calls."""
     parallel_calls: bool
-    """Whether it accepts a message with several calls. True for a template without calls."""
+    """Whether it writes all calls of a message with several. True for a template that writes no calls."""
     form: Form
     words: Words
     sample_prompts: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ _TOOL = {
 }
 _BARE_TOOL = {"type": "function", "function": {"name": "anyserve_function"}}
 _CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_VALUE}"}}'))
-_SECOND_CALL = ToolCall("call_fedcba9876543210", _CALL.function)
+_SECOND_CALL = ToolCall("call_fedcba9876543210", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_OTHER}"}}'))
 
 
 _ARRANGEMENTS: Sequence[Sequence[Message]] = (
@@ -175,10 +175,12 @@ def _rules_about_calls(form: Form, attempt: Attempt) -> list[bool]:
     results = [ToolMessage("a", call.id) for call in (_CALL, _SECOND_CALL)]
     single: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), results[0]]
     several: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL, _SECOND_CALL]), *results]
-    if attempt(single, form, [_TOOL]) is None:  # then nothing is known about calls
+    if (with_call := attempt(single, form, [_TOOL])) is None:  # then nothing is known about calls
         return [True, True]
     after_result = attempt([*single, UserMessage("a")], form, [_TOOL])
-    return [after_result is not None, attempt(several, form, [_TOOL]) is not None]
+    with_calls = attempt(several, form, [_TOOL])
+    is_complete = with_calls is not None and (_VALUE not in with_call or _OTHER in with_calls)
+    return [after_result is not None, is_complete]
 
 
 def _candidates(form: Form) -> Iterator[Form]:

@@ -168,6 +168,20 @@ def test_a_user_may_write_after_a_result(name: str) -> None:
     assert all(text.count(f"text-{i}") == 1 for i in range(1, 4))
 
 
+OMIT_CALLS = {"LFM2-8B-A1B", "ibm-granite-granite-3.3-2B-Instruct"}
+"""Write the results of calls, but not the calls."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED - NEED_TOOLS - NO_CALLS - OMIT_CALLS))
+def test_each_call_of_an_answer_is_in_the_prompt(name: str) -> None:
+    ids = ("call_0123456789abcdef", "call_fedcba9876543210")
+    calls = [ToolCall(id, FunctionCall("f", f'{{"a": "text-{i}"}}')) for i, id in enumerate(ids, 1)]
+    results = [ToolMessage(f"text-{i}", id) for i, id in enumerate(ids, 3)]
+    text = prompt(name, [UserMessage("question"), AssistantMessage(tool_calls=calls), *results])
+    assert all(f"text-{i}" in text for i in range(1, 5))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED - NEED_TOOLS - MOVES_SYSTEM))
 def test_a_later_turn_keeps_the_prefix(name: str) -> None:

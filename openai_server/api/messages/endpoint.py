@@ -127,7 +127,7 @@ COUNT_TOKENS = Endpoint(
     handler=partial(TaskHandler, parse=parse_count, work=count, id_prefix="count-"),
     client_api=ANTHROPIC,
     description=Description(
-        tag="SystemContent",
+        tag="Texts",
         summary="Count the prompt tokens of a conversation, in Anthropic's API",
         requests=[RequestType("messages/count_tokens", CountTokensRequest, COUNT_FIELDS)],
         examples={"question": Example("A question", _conversation(_QUESTION, system="Answer in one sentence."))},

@@ -106,3 +106,8 @@ def test_only_probes_metrics_and_documentation_are_open() -> None:
     assert names == {"/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"}
     assert {entry.name for entry in ENDPOINTS if not entry.is_logged} == names - {"/openapi.json", "/docs"}
     assert {entry.name for entry in ENDPOINTS if entry.is_administration} == names - {"/openapi.json", "/docs"}
+
+
+def test_the_reference_page_has_few_sections() -> None:
+    tags = {entry.description.tag for entry in ENDPOINTS if entry.description is not None}
+    assert tags == {"Generation", "Texts", "Models", "Server"}

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from openai_server.core.messages import (
     AssistantMessage,
+    CustomToolCall,
     DeveloperMessage,
     FunctionCall,
     Message,
@@ -176,7 +177,9 @@ OMIT_CALLS = {"LFM2-8B-A1B", "ibm-granite-granite-3.3-2B-Instruct"}
 @pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED - NEED_TOOLS - NO_CALLS - OMIT_CALLS))
 def test_each_call_of_an_answer_is_in_the_prompt(name: str) -> None:
     ids = ("call_0123456789abcdef", "call_fedcba9876543210")
-    calls = [ToolCall(id, FunctionCall("f", f'{{"a": "text-{i}"}}')) for i, id in enumerate(ids, 1)]
+    calls: list[ToolCall | CustomToolCall] = [
+        ToolCall(id, FunctionCall("f", f'{{"a": "text-{i}"}}')) for i, id in enumerate(ids, 1)
+    ]
     results = [ToolMessage(f"text-{i}", id) for i, id in enumerate(ids, 3)]
     text = prompt(name, [UserMessage("question"), AssistantMessage(tool_calls=calls), *results])
     assert all(f"text-{i}" in text for i in range(1, 5))

@@ -120,7 +120,7 @@ RUN python -m scripts.fetch smollm2
 
 FROM base AS sidecar
 LABEL org.opencontainers.image.title="openai-server" \
- org.opencontainers.image.description="OpenAI's REST API in front of any KServe v2 gRPC text model server"
+ org.opencontainers.image.description="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server"
 COPY --from=sidecar-venv /opt/venv /opt/venv
 COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
 # The list of the files of the page at /docs.

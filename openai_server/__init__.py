@@ -1,4 +1,4 @@
-"""The sidecar: OpenAI's REST API in front of a KServe v2 gRPC text model server."""
+"""The sidecar: OpenAI's and Anthropic's REST APIs in front of a KServe v2 gRPC text model server."""
 
 __version__ = "0.1.0"
 

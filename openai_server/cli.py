@@ -128,7 +128,8 @@ OPTIONS = (
     option("--lookup-timeout", "Time limit for requests for the backend's health or models.", **seconds()),
     option(
         "--ping-interval",
-        "Seconds without data in a stream before a comment is sent to keep the connection open.",
+        "Seconds without data in a stream before a comment (in Anthropic's API, a `ping` event) is sent to keep the "
+        "connection open.",
         **seconds(),
     ),
     option("--template-timeout", "Limit on the processor time for rendering a chat template.", **seconds()),
@@ -220,7 +221,7 @@ def command(run: Callable[[Config], None]) -> click.Command:
         "openai_server",
         callback=callback,
         params=[*OPTIONS, HEALTHCHECK],
-        help="OpenAI's REST API in front of any KServe v2 gRPC text model server.",
+        help="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server.",
         context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     )
     return click.version_option(__version__)(program)

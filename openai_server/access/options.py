@@ -106,9 +106,9 @@ ACCESS_OPTIONS = (
     option(
         "--item-key",
         "Key, of at least 32 random characters, that encrypts what clients keep for this server: reasoning and "
-        "summaries in items of the Responses API. Repeatable: the first one encrypts, all of them decrypt. Default: a "
-        "new key at each start. Use the environment variable or --item-key-file to hide the key from other users of "
-        "the machine.",
+        "summaries of the Responses API, and omitted reasoning of the Messages API. Repeatable: the first one "
+        "encrypts, all of them decrypt. Default: a new key at each start. Use the environment variable or "
+        "--item-key-file to hide the key from other users of the machine.",
         metavar="KEY",
         cls=EmptyVariableOption,
         callback=_item_keys,

@@ -28,11 +28,12 @@ JSON, EVENTS = "application/json", "text/event-stream"
 _REF = "#/components/schemas/{name}"
 
 DESCRIPTION = (
-    "OpenAI's REST API for KServe v2 gRPC text model servers. The prefix /v1 of a path is optional, and Azure's prefix "
-    "/openai may precede it. Instead of the field `model`, the path may name the model: /{model}/chat/completions, its "
-    "short form /{model}/chat, /v1/models/{model}/chat/completions, /openai/deployments/{model}/chat/completions, and, "
-    "for older clients, /v1/engines/{model}/chat/completions. Completions, responses and "
-    "embeddings have the same paths, except the short form. A field that is null counts as absent."
+    "OpenAI's and Anthropic's REST APIs for KServe v2 gRPC text model servers. The prefix /v1 of a path is optional, "
+    "and Azure's prefix /openai may precede the paths of OpenAI's API. Instead of the field `model`, the path may "
+    "name the model: /{model}/chat/completions, its short form /{model}/chat, /v1/models/{model}/chat/completions, "
+    "/openai/deployments/{model}/chat/completions, and, for older clients, /v1/engines/{model}/chat/completions. "
+    "Completions, responses, messages and embeddings have the same paths, except the short form. A field that is null "
+    "counts as absent."
 )
 
 

@@ -88,6 +88,17 @@ async def test_the_prompt_has_the_messages_in_their_order() -> None:
     assert prompt(worker_.requests[0]) == "[system]Be brief.[user]hi[assistant]yes[user]hi[assistant]"
 
 
+@pytest.mark.parametrize("prefix", ["/v1", "", "/tiny", "/v1/models/tiny", "/v1/engines/tiny"])
+async def test_the_model_may_be_in_the_path(prefix: str) -> None:
+    async with running(able_worker()) as sidecar:
+        for path in ("/messages", "/messages/count_tokens"):
+            reply = await send(sidecar, prefix + path)
+            assert reply.status == 200, reply.body
+        if "tiny" in prefix:
+            other = await send(sidecar, f"{prefix.replace('tiny', 'other')}/messages")
+            assert (other.status, other.anthropic_error["type"]) == (404, "not_found_error")
+
+
 async def test_an_answer_may_be_sent_back() -> None:
     tools = [{"name": "f", "input_schema": {"type": "object"}}]
     async with running(able_worker()) as sidecar:

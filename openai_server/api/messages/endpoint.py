@@ -5,7 +5,7 @@ from typing import Any
 
 from openai_server.api import endpoint
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.endpoint import Description, Endpoint, Example, Handler, RequestType
+from openai_server.api.endpoint import Description, Endpoint, Example, Handler, RequestType, by_model
 from openai_server.api.examples import MODEL, SERVED
 from openai_server.api.generation_handler import GenerationHandler
 from openai_server.api.messages.answer import (
@@ -68,7 +68,7 @@ def _handler(services: Services) -> Handler:
 
 
 MESSAGES = Endpoint(
-    paths=("/v1/messages", "/messages", "/{model}/messages"),
+    paths=("/v1/messages", "/messages", *by_model("messages")),
     method="POST",
     handler=_handler,
     client_api=ANTHROPIC,
@@ -122,7 +122,7 @@ MESSAGES = Endpoint(
     ),
 )
 COUNT_TOKENS = Endpoint(
-    paths=("/v1/messages/count_tokens", "/messages/count_tokens"),
+    paths=("/v1/messages/count_tokens", "/messages/count_tokens", *by_model("messages/count_tokens")),
     method="POST",
     handler=partial(TaskHandler, parse=parse_count, work=count, id_prefix="count-"),
     client_api=ANTHROPIC,

@@ -456,3 +456,10 @@ async def test_the_second_turn_reads_the_cells_of_the_first_despite_its_billing_
             assert usage["cache_read_input_tokens"] >= before
             before = usage["input_tokens"] + usage["cache_read_input_tokens"]
             turns = [*turns, {"role": "assistant", "content": reply.json["content"]}, HI]
+
+
+async def test_web_pages_may_read_the_id_of_their_request() -> None:
+    async with running(FakeWorker(parameters=PARAMETERS), cors_origin=("https://chat.example.com",)) as sidecar:
+        reply = await sidecar.send("POST", PATH, BODY, {"origin": "https://chat.example.com"})
+    exposed = reply.headers["access-control-expose-headers"].split(", ")
+    assert {"request-id", "x-request-id"} <= set(exposed)

@@ -118,6 +118,8 @@ class _Conversation:
         self.pieces: dict[int, list[str]] = {}
         self._reasoning: list[str] = []
         """Pieces of the reasoning of the last answer; empty where it is sealed."""
+        self._next_result: int | None = None
+        """Position of the next result: after the calls of the last answer. None: it has no calls."""
         self._n_parts = self._n_values = 0
 
     def _append(self, message: Message, place: str) -> None:
@@ -134,10 +136,9 @@ class _Conversation:
         if isinstance(content, str):
             self._add_text(content, place)
             return
-        for i, block in enumerate(content):  # templates expect the results right after their calls
+        for i, block in enumerate(content):
             if isinstance(block, ToolResultBlockParam):
-                path = f"{place}[{i}]"
-                self._append(ToolMessage(self._result(block, path), block.tool_use_id), path)
+                self._add_result(block, f"{place}[{i}]")
         for i, block in enumerate(content):
             path = f"{place}[{i}]"
             if isinstance(block, ToolUseBlockParam):
@@ -153,6 +154,16 @@ class _Conversation:
             last.content = [TextPart(last.content), TextPart(text)]
         else:
             last.content.append(TextPart(text))
+
+    def _add_result(self, block: ToolResultBlockParam, place: str) -> None:
+        """Adds a result right after its call, where templates expect it, also if other messages came between."""
+        message = ToolMessage(self._result(block, place), block.tool_use_id)
+        if self._next_result is None:
+            self._append(message, place)
+            return
+        self.messages.insert(self._next_result, message)
+        self.fields.insert(self._next_result, place)
+        self._next_result += 1
 
     def _result(self, result: ToolResultBlockParam, place: str) -> str:
         """The text of a result."""
@@ -213,6 +224,8 @@ class _Conversation:
         is_empty = answer.content is None and not (answer.tool_calls or answer.reasoning_content or has_sealed)
         if answer is not last and not is_empty:
             self._append(answer, place)
+        if not is_empty:
+            self._next_result = len(self.messages) if answer.tool_calls else None
 
     def _arguments(self, input: dict[str, Any], place: str) -> str:
         """The arguments as models write them, with spaces. Raises AboveLimit for nested or too many values."""

@@ -199,6 +199,23 @@ def test_blocks_of_server_tools_and_unknown_blocks_are_left_out() -> None:
     ]
 
 
+def test_results_follow_their_calls_whatever_comes_between() -> None:
+    answer = {"role": "assistant", "content": [use("1"), use("2")]}
+    system = {"role": "system", "content": "b"}
+    first, second = ({"role": "user", "content": [result(id, "20"), text("go")]} for id in ("1", "2"))
+    calls = AssistantMessage(tool_calls=[ToolCall(id, FunctionCall("f", "{}")) for id in ("1", "2")])
+    results = [ToolMessage("20", "1"), ToolMessage("20", "2")]
+    go = [TextPart("go"), TextPart("go")]
+    assert conversation(HI, answer, system, first, second) == [
+        *(UserMessage("hi"), calls, *results),
+        *(SystemMessage("b"), UserMessage(go)),
+    ]
+    assert conversation(HI, answer, HI, first, second, {"role": "assistant", "content": "a"}, second) == [
+        *(UserMessage("hi"), calls, *results),
+        *(UserMessage([TextPart("hi"), *go]), AssistantMessage("a"), ToolMessage("20", "2"), UserMessage("go")),
+    ]
+
+
 def test_a_growing_conversation_keeps_its_prefix() -> None:
     parts: list[Any] = [
         HI,

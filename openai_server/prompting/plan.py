@@ -88,7 +88,7 @@ class Planner:
             with _naming_tools(turn):
                 use = replace_in(use, tools=[resolved(tool, arguments, can_guide=can_guide) for tool in use.tools])
             turn = replace(turn, tool_use=use)
-        turn = self._without_unused_hint(turn, template)
+        turn = self._with_ended_reasoning(self._without_unused_hint(turn, template), template, input_names)
         rendered = self._render(turn, use, template, parameters, input_names)
         prompt, marked = rendered.text, rendered.marked
         plain: dict[contract.TensorSpec, list[Any]] = {}
@@ -136,7 +136,7 @@ class Planner:
         """The prompt for the model. Raises InvalidRequest."""
         use = turn.tool_use
         template = self._template(use, parameters)
-        turn = self._without_unused_hint(turn, template)
+        turn = self._with_ended_reasoning(self._without_unused_hint(turn, template), template, input_names)
         return self._render(turn, use, template, parameters, input_names)
 
     def template_for(self, turn: Turn, parameters: Mapping[str, str]) -> str:
@@ -238,6 +238,21 @@ class Planner:
             return turn
         return replace(turn, template=replace(turn.template, enable_thinking=None))
 
+    def _with_ended_reasoning(self, turn: Turn, template: str, input_names: Container[str]) -> Turn:
+        """The turn with a limit of no tokens instead of an option that turns reasoning off, if the template has no
+        variable for that and the backend can end reasoning."""
+        options, variables = turn.template, self._templates.capabilities(template).variables
+        is_off_by_effort = options.reasoning_effort == "none" and "reasoning_effort" not in variables
+        if options.enable_thinking or (options.enable_thinking is None and not is_off_by_effort):
+            return turn
+        if not variables.isdisjoint(_SWITCHES) or not parsing.thoughts_of(template):
+            return turn
+        if input_names is EVERYTHING or not all(spec.name in input_names for spec in _LIMIT):
+            return turn
+        effort = None if is_off_by_effort else options.reasoning_effort
+        options = replace(options, enable_thinking=None, reasoning_effort=effort)
+        return replace(turn, template=options, reasoning_limit=0)
+
     def _variables(self, turn: Turn, template: str) -> dict[str, Any]:
         """The variables for the template. Raises UnsupportedParameter for one that the template doesn't use."""
         options = turn.template
@@ -264,6 +279,8 @@ class Planner:
 
 _SWITCHES = ("enable_thinking", "thinking")
 """Names that templates use for the variable that turns reasoning on and off."""
+_LIMIT = (contract.MAX_MARKED_TOKENS, contract.MARK_BEGIN, contract.MARK_END)
+"""Inputs that limit reasoning."""
 
 
 def _uses_tools(message: Message) -> bool:

@@ -14,6 +14,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.anyserve_worker.fakes import FakeRunner
 from tests.ops.able_worker import able_worker
 from tests.wire.fake_worker import (
+    ALL_INPUTS,
     FakeWorker,
     Refusal,
     answers,
@@ -463,3 +464,22 @@ async def test_web_pages_may_read_the_id_of_their_request() -> None:
         reply = await sidecar.send("POST", PATH, BODY, {"origin": "https://chat.example.com"})
     exposed = reply.headers["access-control-expose-headers"].split(", ")
     assert {"request-id", "x-request-id"} <= set(exposed)
+
+
+# ---- Models that always reason
+
+ALWAYS_THINKS = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}<think>\n"
+
+
+async def test_thinking_that_is_disabled_ends_at_once_without_a_switch() -> None:
+    parameters = {"chat_template": ALWAYS_THINKS}
+    async with running(fake := FakeWorker(parameters=parameters)) as sidecar:
+        assert (await send(sidecar, thinking={"type": "disabled"})).status == 200
+        assert inputs_of(fake.requests[0])["max_marked_tokens"] == [0]
+        reply = await sidecar.send("POST", "/v1/responses", {"input": "hi", "reasoning": {"effort": "none"}})
+        assert reply.status == 200, reply.body
+        assert inputs_of(fake.requests[1])["max_marked_tokens"] == [0]
+    inputs = set(ALL_INPUTS) - {"max_marked_tokens"}
+    async with running(FakeWorker(parameters=parameters, inputs=inputs)) as sidecar:
+        reply = await send(sidecar, thinking={"type": "disabled"})
+        assert (reply.status, "'thinking'" in reply.anthropic_error["message"]) == (400, True)

@@ -192,6 +192,26 @@ def test_thinking_that_can_not_be_turned_off_can_be_turned_on() -> None:
     rejection("enable_thinking", template=ALWAYS_THINKS, enable_thinking=False)
 
 
+@pytest.mark.parametrize("body", [{"enable_thinking": False}, {"reasoning_effort": "none"}])
+def test_a_backend_ends_reasoning_that_the_template_can_not_turn_off(body: dict[str, Any]) -> None:
+    input_names = {spec.name for spec in contract.INPUTS}
+    result = plan(template=ALWAYS_THINKS, input_names=input_names, **body)
+    assert result.prompt == plan(template=ALWAYS_THINKS).prompt
+    assert result.inputs[contract.MAX_MARKED_TOKENS] == [0]
+    assert result.inputs[contract.MARK_END] == [b"</think>"]
+    [field] = body
+    for missing in ("max_marked_tokens", "mark_begin", "mark_end"):
+        rejection(field, template=ALWAYS_THINKS, input_names=input_names - {missing}, **body)
+    rejection(field, template=ALWAYS_THINKS, **body)  # the backend doesn't list its inputs
+
+
+@pytest.mark.parametrize("template", [HERMES, PLAIN])
+def test_reasoning_that_the_template_turns_off_has_no_limit(template: str) -> None:
+    input_names = {spec.name for spec in contract.INPUTS}
+    result = plan(template=template, input_names=input_names, enable_thinking=False)
+    assert contract.MAX_MARKED_TOKENS not in result.inputs
+
+
 def test_a_required_call_after_a_useless_hint_may_follow_reasoning() -> None:
     hint: dict[str, Any] = {"thinking_is_hint": True, "template": TemplateOptions(enable_thinking=False)}
     use = ToolUse([Tool(FunctionDefinition("f"))], must_call=True)

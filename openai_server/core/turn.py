@@ -146,7 +146,7 @@ class Turn(Struct, kw_only=True):
     variable or switch, or that refuses the value. Otherwise it is an error there."""
     thinking_is_hint: bool = False
     """Whether `template.enable_thinking` has no effect with a template that has no such switch. Otherwise it is an
-    error there, unless the model reasons with each answer and the option turns that on."""
+    error there, unless the model reasons with each answer, and the option turns that on or the backend can end it."""
     sampling: Sampling
     guide: Guide = NO_GUIDE
     token_limit: int | None = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fairness, machine, neighbour, peers, raw, report, samplers, serving, translator, versions
+from benchmarks import fairness, forms, machine, neighbour, peers, raw, report, samplers, serving, translator, versions
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
@@ -41,7 +41,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "raw": lambda: raw.measure(settings, model),
         "serving": lambda: serving.measure(launcher, options.systems),
-        "translator": lambda: translator.measure(settings),
+        "translator": lambda: {**translator.measure(settings), "forms": forms.measure(settings)},
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
         "samplers": lambda: samplers.measure(settings, model),
         "fairness": lambda: fairness.measure(launcher, options.systems),

@@ -107,6 +107,8 @@ class Steps:
         self._context = context
         self._left: dict[int, int] = {}
         self._all: dict[int, int] = {}
+        self._beginning: set[int] = set()
+        """Requests without a first row so far."""
         self._seconds = 0.0
         self._message = b""  # of a step in which no request ends, for the running ones; empty: build it
         self._task: asyncio.Task[None] | None = None
@@ -117,6 +119,7 @@ class Steps:
 
     def add(self, number: int, tokens: int, seconds: float) -> None:
         self._left[number] = self._all[number] = tokens
+        self._beginning.add(number)
         self._seconds, self._message = seconds, b""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
@@ -148,9 +151,10 @@ class Steps:
             if self._seconds:
                 await self._beat.step(self._seconds)
             ending = {number for number, left in self._left.items() if left == 1}
-            if ending or not self._message:
-                message = _step(list(self._left), ending, self._all)
-                self._message = b"" if ending else message
+            if ending or self._beginning or not self._message:
+                message = _step(list(self._left), ending, self._all, begins=bool(self._beginning))
+                self._message = b"" if ending or self._beginning else message
+                self._beginning.clear()
             else:
                 message = self._message
             self._left = {number: left - 1 for number, left in self._left.items() if number not in ending}
@@ -237,19 +241,20 @@ def _streamed(request_id: str, raw: bool, *, end: bool, tokens: int = 0) -> byte
     return ModelStreamInferResponse(infer_response=response).SerializeToString()
 
 
-def _step(numbers: list[int], ending: set[int], tokens: dict[int, int]) -> bytes:
+def _step(numbers: list[int], ending: set[int], tokens: dict[int, int], *, begins: bool = False) -> bytes:
+    """`begins`: a request gets its first row, with the token counts of its prompt."""
     k = len(numbers)
     outputs: list[tuple[TensorSpec, Sequence[Any]]] = [
         (contract.REQUEST, numbers),
         (contract.ROW_TOKEN, [TOKEN] * k),
         (contract.ROW_INDEX, [0] * k),
     ]
+    if ending or begins:
+        outputs += [(contract.ROW_PROMPT_TOKENS, [PROMPT_TOKENS] * k), (contract.ROW_CACHED_TOKENS, [0] * k)]
     if ending:
         reasons = [contract.FINISH_LENGTH if number in ending else contract.NOT_FINISHED for number in numbers]
         outputs += [
             (contract.ROW_FINISH_REASON, [reason.encode() for reason in reasons]),
-            (contract.ROW_PROMPT_TOKENS, [PROMPT_TOKENS] * k),
-            (contract.ROW_CACHED_TOKENS, [0] * k),
             (contract.ROW_COMPLETION_TOKENS, [tokens[number] for number in numbers]),
         ]
     return ModelStreamInferResponse(infer_response=_message(False, *outputs)).SerializeToString()

@@ -22,7 +22,7 @@ from benchmarks.events import DONE, EventReader
 from benchmarks.orders import Answer, Orders
 
 MARK = b"~"
-"""In `count` mode: a byte that each token contains once. A single byte can't be split between two reads."""
+"""In `count` mode: a byte that each token has once. A single byte can't be split between two reads."""
 
 LOST = "the connection was lost"
 
@@ -50,6 +50,7 @@ class Client(asyncio.Protocol):
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", load.orders.port)
         assert self._transport
         self._answer, self._events, self._whole = answer, EventReader(), b""
+        self._marks = 0
         self._began = self._stays_open = False
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
@@ -89,10 +90,11 @@ class Client(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         answer, status = self._answer, self._parser.get_status_code()
         if self._load.orders.count and status == 200:
-            tokens = body.count(MARK)
-            if tokens and not answer.times:
+            marks = body.count(MARK)
+            if marks and not answer.times:
                 answer.times.append(self._load.now())
-            answer.tokens += tokens
+            self._marks += marks
+            answer.tokens = self._marks // self._load.orders.copies
             answer.events += body.count(b"\n\n")
         elif status != 200:
             self._whole += body

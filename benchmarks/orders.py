@@ -18,6 +18,7 @@ class Orders:
     late_after: int = 8
     began: float = 0.0  # time.perf_counter() that times count from; 0: when the load begins
     count: bool = False  # count marks and line ends instead of reading the events
+    copies: int = 1  # with `count`: how often the stream has each token
 
 
 @dataclass

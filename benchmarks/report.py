@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import plots
 from benchmarks.raw import best
 from benchmarks.systems import LLAMA_SERVER, OURS
+from benchmarks.tables import number, percent, ratio, remarks, table
 
 RESULTS = Path(__file__).with_name("results")
 Part = dict[str, Any]
@@ -73,25 +73,6 @@ def _stamp(stamp: Part) -> list[str]:
         f"{wake_up} µs to wake another core and be woken; "
         f"Python {stamp['python']}, {packages}."
     ]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """The value with `digits` significant digits; a dash if it could not be measured."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 3)}f}"
-
-
-def _ratio(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
 
 
 # ---- The parts
@@ -170,25 +151,15 @@ def _workload(by_system: Part, columns: dict[str, str], *, raw: bool) -> list[st
         median, compared = found["median"], found["to_llama_server"]
         row = [system]
         for figure in columns.values():
-            ratio = f" ({_ratio(compared[figure])})" if figure in compared and system != LLAMA_SERVER else ""
-            row.append(number(median[figure]) + ratio if figure in median else "")
+            is_compared = figure in compared and system != LLAMA_SERVER
+            in_parentheses = f" ({ratio(compared[figure])})" if is_compared else ""
+            row.append(number(median[figure]) + in_parentheses if figure in median else "")
         if raw:
-            row.append(_percent(found["to_raw"].get("tokens_per_s")))
+            row.append(percent(found["to_raw"].get("tokens_per_s")))
         row.append(", ".join(f"{key.removeprefix('cpu_s_')} {number(median[key])}" for key in median if "cpu_s" in key))
-        row.append(_remarks(median))
+        row.append(remarks(median))
         rows.append(row)
     return table(["", *columns, *(["of raw"] if raw else []), "CPU s", ""], rows)
-
-
-def _remarks(median: Part) -> str:
-    remarks = [f"{number(median[name])} {name}" for name in ("errors", "cut", "missing") if median.get(name)]
-    if median.get("choices", 8) != 8:
-        remarks.append(f"{number(median['choices'])} choice(s)")
-    return ", ".join(remarks)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
 TRANSLATOR = {
@@ -225,8 +196,8 @@ def translator(figures: Part) -> list[str]:
                 for way, found in by_way.items():
                     median, compared = found["median"], found["to_bare"].get("tokens_per_cpu_s")
                     row = [number(median[figure]) for figure in TRANSLATOR.values()]
-                    row[0] += f" ({_ratio(compared)})"
-                    rows.append([f"{name.partition(', ')[2]}, {way}", *row, _remarks(median)])
+                    row[0] += f" ({ratio(compared)})"
+                    rows.append([f"{name.partition(', ')[2]}, {way}", *row, remarks(median)])
         lines += ["", f"### {kind.capitalize()}", "", *table(["streams", *TRANSLATOR, ""], rows)]
     ways = list(dict.fromkeys(way for by_way in points.values() for way in by_way))
     rows = [
@@ -235,7 +206,39 @@ def translator(figures: Part) -> list[str]:
         if point in points
         for title, figure in columns.items()
     ]
-    return [*lines, "", *table(["", *ways], rows)]
+    lines += ["", *table(["", *ways], rows)]
+    return lines + _forms(figures["forms"]) if "forms" in figures else lines  # missing in older results
+
+
+FORMS = {
+    "paced": ("tokens per CPU-second", "tokens_per_cpu_s"),
+    "saturated": ("tokens per CPU-second", "tokens_per_cpu_s"),
+    "unary": ("CPU ms per request", "cpu_ms_per_request"),
+}
+
+
+def _forms(figures: Part) -> list[str]:
+    """The columns of the API forms."""
+    forms = list(dict.fromkeys(form for by_form in figures["points"].values() for form in by_form))
+    rows = []
+    for name, by_form in figures["points"].items():
+        kind, _, count = name.partition(", ")
+        title, figure = FORMS[kind]
+        cells = []
+        for form in forms:
+            median, compared = by_form[form]["median"], by_form[form]["to_chat"].get(figure)
+            cell = f"{number(median[figure])} ({ratio(compared)})"
+            cells.append(", ".join(filter(None, (cell, remarks(median)))))
+        rows.append([f"{count} streams, {kind}: {title}" if count else f"whole answers: {title}", *cells])
+    return [
+        "",
+        "### API forms",
+        "",
+        "The forms take turns in front of the same fake worker with step batches; in parentheses the ratio to chat,",
+        "the median of the ratios within each round.",
+        "",
+        *table(["", *forms], rows),
+    ]
 
 
 def neighbour(figures: Part) -> list[str]:
@@ -245,7 +248,7 @@ def neighbour(figures: Part) -> list[str]:
     for point, found in points.items():
         rates = [number(found["median"].get(name, {}).get("tokens_per_s")) for name in names]
         of_best = found["auto_of_best"]
-        ratios = [_ratio(of_best[s]["ratio"]) if s in of_best else "–" for s in (OURS, LLAMA_SERVER)]
+        ratios = [ratio(of_best[s]["ratio"]) if s in of_best else "–" for s in (OURS, LLAMA_SERVER)]
         rows.append([f"{point} client{'s' if not point.endswith(', 1') else ''}", *rates, *ratios])
     lines = [
         "## Neighbour",
@@ -279,7 +282,7 @@ def samplers(figures: Part) -> list[str]:
     rows = [
         [
             name,
-            *(f"{number(by[kind]['tokens_per_s'])} ({_ratio(by[kind]['of_greedy'])})" for kind in ("ours", "chain")),
+            *(f"{number(by[kind]['tokens_per_s'])} ({ratio(by[kind]['of_greedy'])})" for kind in ("ours", "chain")),
             *(number(by[kind][key]) for key in ("sample_ms", "prepare_ms") for kind in ("ours", "chain")),
         ]
         for name, by in figures["steps_by_sampler"].items()
@@ -295,7 +298,7 @@ def samplers(figures: Part) -> list[str]:
         greedy = by_sampler["greedy"]["us"]
         header += [f"{int(n_vocab):,} tokens: µs", "chain µs"]
         columns.append(
-            {name: (f"{number(us['us'])} ({_ratio(us['us'] / greedy)})", us) for name, us in by_sampler.items()}
+            {name: (f"{number(us['us'])} ({ratio(us['us'] / greedy)})", us) for name, us in by_sampler.items()}
         )
     names = list(next(iter(figures["vocabularies"].values())))
     rows = [[name, *(x for by in columns for x in (by[name][0], number(by[name][1]["chain_us"])))] for name in names]
@@ -310,7 +313,7 @@ def fairness(figures: Part) -> list[str]:
             median, to_alone = found["median"], found["to_alone"]
             figure = [number(median.get(name)) for name in ("ttft_p50_s", "ttft_max_s", "answer_p50_s", "long_ttft_s")]
             cut = f"{number(median['cut'])} not answered" if median["cut"] else ""
-            rows.append([point, system, *figure, _ratio(to_alone.get("ttft_p50_s")), cut])
+            rows.append([point, system, *figure, ratio(to_alone.get("ttft_p50_s")), cut])
     lines = [
         "## Fairness",
         "",
@@ -336,7 +339,7 @@ def versions(figures: Part) -> list[str]:
         [
             f"{way}, {version}",
             *(f"{number(found['median'][name])} ({found['to_before'][name]:.3f})" for name in VERSIONS.values()),
-            _remarks(found["median"]),
+            remarks(found["median"]),
         ]
         for way, by_version in figures.items()
         for version, found in by_version.items()

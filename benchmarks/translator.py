@@ -103,10 +103,15 @@ def _orders(server: Sidecar, body: dict[str, Any], requests: int, concurrency: i
 
 def streams(server: Sidecar, count: int, tokens: int, step_ms: float, limit_s: float) -> Figures:
     orders = _orders(server, _body(tokens, step_ms, stream=True), count, count, limit_s)
+    return load_streams(server, orders, count * tokens)
+
+
+def load_streams(server: Sidecar, orders: Orders, expected: int) -> Figures:
+    """`expected`: tokens of all streams together."""
     before = server.process.cpu_seconds()
     answers = loading.load(orders)
     cpu = server.process.cpu_seconds() - before
-    return {**stream_figures(answers, cpu), "missing": float(count * tokens - sum(a.tokens for a in answers))}
+    return {**stream_figures(answers, cpu), "missing": float(expected - sum(a.tokens for a in answers))}
 
 
 def stream_figures(answers: list[Answer], cpu_s: float) -> Figures:
@@ -125,7 +130,10 @@ def stream_figures(answers: list[Answer], cpu_s: float) -> Figures:
 
 
 def unary(server: Sidecar, requests: int, limit_s: float) -> Figures:
-    orders = _orders(server, _body(1, 0, stream=False), requests, UNARY_CLIENTS, limit_s)
+    return load_unary(server, _orders(server, _body(1, 0, stream=False), requests, UNARY_CLIENTS, limit_s))
+
+
+def load_unary(server: Sidecar, orders: Orders) -> Figures:
     before = server.process.cpu_seconds()
     answers = loading.load(orders)
     cpu = server.process.cpu_seconds() - before

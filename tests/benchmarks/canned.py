@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks import neighbour, raw, samplers, serving, translator
+from benchmarks import forms, neighbour, raw, samplers, serving, translator
 from benchmarks.systems import LLAMA_SERVER, OURS
 
 STAMP: dict[str, Any] = {
@@ -75,8 +75,20 @@ def translator_part() -> dict[str, Any]:
             "start": {way: {"median": {"first_answer_s": 0.5}, "to_bare": {}} for way in translator.WAYS},
             "paced, 64": {way: streams(100.0) for way in translator.WAYS},
             "saturated, 64": {way: streams(50.0) for way in translator.WAYS},
-        }
+        },
+        "forms": forms_part(),
     }
+
+
+def forms_part() -> dict[str, Any]:
+    def point(slow: float, **more: float) -> dict[str, float]:
+        return {"tokens_per_cpu_s": 1000.0 / slow, "cpu_ms_per_request": 2.0 * slow, "errors": 0.0, **more}
+
+    slowness = {forms.CHAT: 1.0, forms.RESPONSES: 1.25, forms.MESSAGES: 0.8}
+    streams = {form: [point(slow), point(3 * slow)] for form, slow in slowness.items()}
+    streams[forms.MESSAGES][0]["missing"] = 7.0
+    rounds = {"saturated, 64": streams, "unary": {form: [point(slow)] for form, slow in slowness.items()}}
+    return {"rounds": rounds, "points": forms.summary(rounds)}
 
 
 def neighbour_part() -> dict[str, Any]:

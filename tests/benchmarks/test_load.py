@@ -98,6 +98,12 @@ async def test_counting_marks() -> None:
     assert (answer.tokens, answer.events, answer.error) == (2, 5, "")
 
 
+async def test_counting_marks_that_come_several_times() -> None:
+    async with server(whole) as port:
+        (answer,) = await load(port, count=True, copies=2)
+    assert (answer.tokens, len(answer.times)) == (1, 1)
+
+
 async def test_clients_are_a_closed_loop() -> None:
     running = most = 0
 

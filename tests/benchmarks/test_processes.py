@@ -72,7 +72,7 @@ def test_cpu_seconds_of_a_tree() -> None:
     process = Process([sys.executable, "-c", work])
     try:
         process.wait_for("done", 60)
-        assert process.cpu_seconds() >= 0.25
+        assert process.cpu_seconds() >= 0.3
     finally:
         process.end()
 
@@ -121,3 +121,16 @@ def test_reading_the_output_does_not_change_it() -> None:
         assert process.output == "".join(f"{i} " for i in range(20_000))
     finally:
         process.end(0.0)
+
+
+def test_cpu_seconds_include_children_that_have_ended() -> None:
+    work = "import time\nwhile time.process_time() < 0.3: pass"
+    program = (
+        f"import subprocess, sys, time\nsubprocess.run([sys.executable, '-c', {work!r}])\nprint('done', flush=True)"
+    )
+    process = Process([sys.executable, "-c", f"{program}\ntime.sleep(600)"])
+    try:
+        process.wait_for("done", 60)
+        assert process.cpu_seconds() >= 0.28  # in ticks of 10 ms for user and system time each
+    finally:
+        process.end()

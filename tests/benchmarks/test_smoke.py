@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.forms import CHAT, FORMS
 from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
 from benchmarks.sampler_loop import SAMPLERS
 from benchmarks.samplers import VOCABULARIES
@@ -88,6 +89,18 @@ def test_translator(results: dict[str, Any]) -> None:
     assert points["latency"][STEP_BATCHES]["median"]["direct_p50_ms"] > 0
     assert points["memory"][STEP_BATCHES]["median"]["at_rest_mib"] > 10
     assert points["start"][STEP_BATCHES]["median"]["first_answer_s"] > 0
+
+
+def test_api_forms(results: dict[str, Any]) -> None:
+    points = figures(results, "translator")["forms"]["points"]
+    assert set(points) == {"paced, 4", "saturated, 4", "unary"}
+    for name, by_form in points.items():
+        assert list(by_form) == list(FORMS)
+        for form, found in by_form.items():
+            assert found["median"]["errors"] == 0, (name, form)
+            assert found["median"].get("missing", 0) == 0, (name, form)
+            assert found["to_chat"]["tokens_per_cpu_s" if name != "unary" else "cpu_ms_per_request"] > 0
+    assert points["saturated, 4"][CHAT]["to_chat"]["tokens_per_cpu_s"] == 1
 
 
 def test_neighbour(results: dict[str, Any]) -> None:

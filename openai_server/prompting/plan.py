@@ -94,9 +94,10 @@ class Planner:
         plain: dict[contract.TensorSpec, list[Any]] = {}
         if rendered.plain:
             plain[contract.PLAIN_SPANS] = list(chain.from_iterable(rendered.plain))
+        reports_stop = turn.reports_stop and bool(turn.sampling.stop) and contract.INCLUDE_STOP.name in input_names
         if template is CHATML and contract.STOP.name in input_names:
             turn = turn.with_stop(CHATML_END)
-        limit = _reasoning_limit(turn, parsing.span_of(template, marked), input_names)
+        limit = _reasoning_limit(turn, template, marked, input_names)
         if turn.guide.grammar is not None:
             return Plan(turn, prompt, limit | plain)  # GBNF applies to the raw text, including reasoning
         # Without `use`, the answer must not have calls, but the model may write some.
@@ -108,7 +109,7 @@ class Planner:
         }
         inputs |= limit | plain
         stops: Sequence[str] = ()
-        if turn.reports_stop and turn.sampling.stop and contract.INCLUDE_STOP.name in input_names:
+        if reports_stop and turn.sampling.stop:
             inputs[contract.INCLUDE_STOP], stops = [True], turn.sampling.stop
         if guide := _guide(turn, template, marked, can_guide=can_guide):
             name, lark = guide
@@ -319,10 +320,10 @@ def _marks(span: ReasoningSpan) -> dict[contract.TensorSpec, list[Any]]:
 
 
 def _reasoning_limit(
-    turn: Turn, span: ReasoningSpan | None, input_names: Container[str]
+    turn: Turn, template: str, prompt: str, input_names: Container[str]
 ) -> dict[contract.TensorSpec, list[Any]]:
     """The inputs that limit reasoning; none for a model that doesn't reason. Raises UnsupportedParameter."""
-    if turn.reasoning_limit is None or span is None:
+    if turn.reasoning_limit is None or (span := parsing.span_of(template, prompt)) is None:
         return {}
     inputs = {**_marks(span), contract.MAX_MARKED_TOKENS: [turn.reasoning_limit]}
     if not all(spec.name in input_names for spec in inputs):
@@ -340,6 +341,8 @@ def _allowed_names(turn: Turn) -> frozenset[str] | None:
 def _guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
     turn's own guide is enough. `can_guide`: the backend reports that it can enforce a guide."""
+    if not (turn.guide or turn.tools or turn.tool_use):
+        return None  # as for most chats
     with _naming_tools(turn):
         return _build_guide(turn, template, prompt, can_guide=can_guide)
 

@@ -233,15 +233,16 @@ def test_a_stop_string_is_reported_on_request() -> None:
         reader = ChoiceReader(result.format)
         assert reader.read("well") == [Content("well")]
         assert reader.read("END", "stop") == [Finish("stop", "END")]
-    chatml_only = plan_of("", reports_stop=True)
-    assert chatml_only.format is not None
-    assert ChoiceReader(chatml_only.format).read(f"a{CHATML_END}", "stop") == [Content("a"), Finish("stop", CHATML_END)]
+    result = plan_of("", sampling=sampling, reports_stop=True)
+    assert result.format is not None
+    assert ChoiceReader(result.format).read(f"a{CHATML_END}", "stop") == [Content("a"), Finish("stop", CHATML_END)]
 
 
 def test_no_stop_string_is_reported_without_need() -> None:
     for result in (
         plan_of(PLAIN, sampling=Sampling(stop=["END"])),
         plan_of(PLAIN, reports_stop=True),
+        plan_of("", reports_stop=True),
         plan_of(PLAIN, sampling=Sampling(stop=["END"]), reports_stop=True, input_names=["prompt", "stop"]),
     ):
         assert contract.INCLUDE_STOP not in result.inputs

@@ -57,7 +57,7 @@ class ChoiceReader:
         """The events of the next piece of text. It is the last piece if `reason` is set, or if `ended` is: not every
         backend reports a finish reason."""
         events: list[Event] = []
-        if self.is_cut_off:
+        if self._repeated.found:
             return events
         ended = ended or reason is not None
         stop = None
@@ -75,9 +75,9 @@ class ChoiceReader:
                 events.append(CallArguments(self._n_calls - 1, "{}"))
             if self._n_calls:
                 events = self._repeated.filter(events)
-            if ended and not self.is_cut_off:
+            if ended and not self._repeated.found:
                 events += self._repeated.end()
-        if self.is_cut_off:
+        if self._repeated.found:
             events.append(Finish(self._finish_reason("stop")))
         elif reason is not None:
             events.append(Finish(self._finish_reason(reason), stop))
@@ -92,7 +92,8 @@ class ChoiceReader:
                 if not event.text:
                     continue
             else:
-                self._end_input(events)
+                if self._input is not None:
+                    self._end_input(events)
                 if isinstance(event, CallBegun):
                     self._begin(event)
             events.append(event)

@@ -27,24 +27,22 @@ def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
             return Delta(reasoning_content=text)
         case Refusal(text=text):
             return Delta(refusal=text)
-        case CallBegun(index=index, name=name, id=id, custom=True):
-            assert id is not None  # set by ChoiceReader
-            return Delta(
-                tool_calls=[CallDelta(index=index, id=id, type="custom", custom=CustomDelta(name=name, input=""))]
-            )
-        case CallArguments(index=index, text=text, custom=True):
-            return Delta(tool_calls=[CallDelta(index=index, custom=CustomDelta(input=text))])
-        case CallBegun(index=index, name=name, id=id):
-            assert id is not None
-            function = FunctionDelta(name=name, arguments="")
-            if legacy:
-                return None if index else Delta(function_call=function)
-            return Delta(tool_calls=[CallDelta(index=index, id=id, type="function", function=function)])
-        case CallArguments(index=index, text=text):
+        case CallArguments(index=index, text=text, custom=custom):
+            if custom:
+                return Delta(tool_calls=[CallDelta(index=index, custom=CustomDelta(input=text))])
             function = FunctionDelta(arguments=text)
             if legacy:
                 return None if index else Delta(function_call=function)
             return Delta(tool_calls=[CallDelta(index=index, function=function)])
+        case CallBegun(index=index, name=name, id=id, custom=custom):
+            assert id is not None  # set by ChoiceReader
+            if custom:
+                called = CustomDelta(name=name, input="")
+                return Delta(tool_calls=[CallDelta(index=index, id=id, type="custom", custom=called)])
+            function = FunctionDelta(name=name, arguments="")
+            if legacy:
+                return None if index else Delta(function_call=function)
+            return Delta(tool_calls=[CallDelta(index=index, id=id, type="function", function=function)])
     return None
 
 

@@ -38,7 +38,8 @@ _KINDS = frozenset({"string", "regex", "rule", "name", "number"})
 _OPERATORS = frozenset("()[]{}|,~?+*") | {".."}
 _ATTRIBUTES = ("lazy", "suffix", "capture")
 _MAX_DEPTH = 200
-"""Rules within rules."""
+"""Rules within rules, terminals within terminals, and brackets within brackets."""
+_TOO_DEEP = "the grammar nests too deeply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +61,40 @@ class Grammar:
 
     @property
     def is_recursive(self) -> bool:
-        """Whether a rule that `start` uses refers to itself. Raises Refused."""
+        """Whether a rule that `start` uses refers to itself.
+
+        Raises Refused for a terminal that does, and for terminals, or rules without recursion, that nest too deeply.
+        """
+        is_recursive, is_deep, n_terminals = False, False, 0
+        pending = ["start", *(token.text for body in self.ignored for token in body if token.text in self.definitions)]
         done: set[str] = set()
-        path: dict[str, Iterator[str]] = {"start": self._references("start")}
-        while path:
+        path: dict[str, Iterator[str]] = {}
+        while path or pending:
+            if not path:
+                name = pending.pop()
+                if name not in done:
+                    path[name] = self._references(name)
+                    n_terminals = int(self._is_terminal(name))
+                continue
             name = next(reversed(path))
             reference = next(path[name], None)
             if reference is None:
-                done.add(path.popitem()[0])
+                del path[name]
+                done.add(name)
+                n_terminals -= self._is_terminal(name)
             elif reference in path:
-                if self.definitions[reference].is_terminal:
+                if self._is_terminal(reference):
                     raise Refused(f"the terminal '{reference}' refers to itself")
-                return True
+                is_recursive = True
             elif reference not in done:
-                if len(path) > _MAX_DEPTH:
-                    raise Refused("the grammar nests too deeply")
                 path[reference] = self._references(reference)
-        return False
+                n_terminals += self._is_terminal(reference)
+                is_deep |= len(path) > _MAX_DEPTH
+                if n_terminals > _MAX_DEPTH:
+                    raise Refused(_TOO_DEEP)
+        if is_deep and not is_recursive:
+            raise Refused(_TOO_DEEP)
+        return is_recursive
 
     def used(self) -> Iterator[Definition]:
         """The definitions that `start` uses, itself included."""
@@ -90,6 +108,9 @@ class Grammar:
                 names |= new | {name}
                 pending += new
         return (definition for name, definition in self.definitions.items() if name in names)
+
+    def _is_terminal(self, name: str) -> bool:
+        return name in self.definitions and self.definitions[name].is_terminal
 
     def _references(self, name: str) -> Iterator[str]:
         definition = self.definitions.get(name)
@@ -222,6 +243,8 @@ class _GrammarReader:
                 continue
             if text in _BRACKETS:
                 closers.append(_BRACKETS[text])
+                if len(closers) > _MAX_DEPTH:
+                    raise Refused(_TOO_DEEP)
             elif text in (")", "]", "}") and (not closers or closers.pop() != text):
                 raise refused(token)
             is_number = self._at < len(self._tokens) and self._tokens[self._at].kind == "number"

@@ -284,6 +284,7 @@ def test_slashes_in_an_expression_are_kept(regex: str) -> None:
 
 # ---- What is refused
 
+RECURSIVE_RULE = 'start: r T\nr: "(" r ")" | "x"\n'
 REFUSED = [
     ("start: <|eos|>", "line 1: '<|eos|>'"),
     ('start: "a"\nx: @other', "line 2: '@other'"),
@@ -321,6 +322,12 @@ REFUSED = [
     (f"start: {'/./ ' * 10_000}", "more than 262144 characters"),
     (f"start: {'a ' * 20_001}", "more than 20000 literals"),
     (f"start: A\nA: {'~(' * 9}/a/{')' * 9}", "line 2: more than 8 nested '~'"),
+    (f"start: T\nT: {'(' * 300}'a'{')' * 300}".replace("'", '"'), "nests too deeply"),
+    # Beside a recursive rule.
+    (RECURSIVE_RULE + 'T: U\nU: T "a"', "refers to itself"),
+    (RECURSIVE_RULE + 'T: "a"\n%ignore W\nW: W " "', "refers to itself"),
+    ("\n".join([RECURSIVE_RULE + "T: T0", *(f"T{i}: T{i + 1}" for i in range(300)), 'T300: "a"']), "nests too deeply"),
+    (RECURSIVE_RULE + 'T: r "a"', "the rule 'r' in a terminal"),
 ]
 
 
@@ -334,6 +341,17 @@ def test_terminals_that_refer_to_others_often_take_no_time() -> None:
     lines = [f"T{i}: T{i + 1} T{i + 1}" for i in range(100)]
     definition = "\n".join(['start: "a" start | T0', *lines, 'T100: "b"'])
     assert "T100" in in_json_string(definition)  # without a memory, it would take 2¹⁰⁰ steps
+
+
+@pytest.mark.parametrize("definition", [item[0] for item in REFUSED if item[0].startswith(RECURSIVE_RULE)])
+def test_a_wrong_terminal_is_refused_as_raw_text_too(definition: str) -> None:
+    with pytest.raises(Refused):
+        up_to(definition, END, TAG)
+
+
+def test_a_recursive_grammar_may_have_many_rules() -> None:
+    rules = "".join(f'r{i}: "a" r{i + 1} | "b"\n' for i in range(400))
+    assert "%lark" in in_json_string(f'start: r0\n{rules}r400: "(" r0 ")"')
 
 
 @given(st.text(st.sampled_from('start:AB "/\\|()[]{}<>~&+*?.-=@%\n#a1'), max_size=60))

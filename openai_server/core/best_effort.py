@@ -23,12 +23,21 @@ def without_refused_schema(turn: Turn, error: BackendError) -> Turn | None:
     use = turn.tool_use
     if use is None or error.tensor != contract.LARK.name or (part and not function):
         return None
-    refused = [tool for tool in use.tools if _may_be_left_out(tool) and (not function or tool.name == function)]
-    if not refused:
+    if function and not any(tool.name == function and _may_be_left_out(tool) for tool in use.tools):
         return None
     if sum(tool.enforcement == "none" for tool in use.tools) >= MAX_SINGLE:
-        refused = [tool for tool in use.tools if _may_be_left_out(tool)]
-    tools = [replace(tool, enforcement="none") if tool in refused else tool for tool in use.tools]
+        function = ""
+    return without_schemas(turn, function)
+
+
+def without_schemas(turn: Turn, function: str = "") -> Turn | None:
+    """The turn without the schemas that the client doesn't demand, or without that of one function. None: there are
+    none."""
+    use = turn.tool_use
+    left_out = [tool for tool in use.tools if _may_be_left_out(tool) and function in ("", tool.name)] if use else []
+    if use is None or not left_out:
+        return None
+    tools = [replace(tool, enforcement="none") if tool in left_out else tool for tool in use.tools]
     return replace(turn, tool_use=dataclasses.replace(use, tools=tools))
 
 

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core import guide_parts
-from openai_server.core.best_effort import for_grammar
+from openai_server.core.best_effort import for_grammar, without_schemas
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.lark import json_value, literal, nested
@@ -30,6 +30,7 @@ from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.reasoning import ReasoningSpan
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
+from openai_server.parsing.tools.grammar import GrammarTooLong
 from openai_server.parsing.tools.strictness import resolved
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.fitting import fitted
@@ -79,6 +80,14 @@ class Planner:
 
     def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
         """`parameters` and `input_names` are those of a directory.Model. Takes milliseconds. Raises InvalidRequest."""
+        try:
+            return self._plan(turn, parameters, input_names)
+        except GrammarTooLong:
+            if (shorter := without_schemas(turn)) is None:
+                raise
+        return self._plan(shorter, parameters, input_names)
+
+    def _plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
         # A backend that doesn't list its inputs may refuse a tensor that no client set.
         can_guide = input_names is not EVERYTHING and contract.LARK.name in input_names
         use = turn.tool_use

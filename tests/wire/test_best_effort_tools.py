@@ -103,3 +103,16 @@ async def test_many_such_schemas_cost_few_attempts() -> None:
         reply = await respond(sidecar, *tools, tool_choice="required", parallel_tool_calls=False)
     assert not any(strict_tools(reply))
     assert len(worker.requests) < 10
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_schemas_that_are_too_long_together_are_left_out(choice: str) -> None:
+    names = {f"{'property' * 10}{i}": {"type": "string"} for i in range(50)}
+    tools = [function(f"f{i}", properties=names) for i in range(60)]
+    worker = refusing()
+    async with running(worker) as sidecar:
+        reply = await respond(sidecar, *tools, tool_choice=choice)
+        strict = await respond(sidecar, *({**tool, "strict": True} for tool in tools), tool_choice=choice)
+    assert not any(strict_tools(reply))
+    assert ("lark" in inputs_of(worker.requests[0])) == (choice == "required")
+    assert (strict.status, strict.error["param"]) == (400, "tools")

@@ -35,6 +35,10 @@ MAX_LENGTH = 1 << 18
 to 115,000."""
 
 
+class GrammarTooLong(InvalidRequest):
+    """The grammar would have more than MAX_LENGTH characters."""
+
+
 def is_control(marker: str) -> bool:
     """Whether the marker is a control token in vocabularies, by its form, as converters to GGUF decide."""
     return _LIKE_CONTROL.fullmatch(marker) is not None
@@ -104,7 +108,7 @@ class Rules:
             line = f"{PART_COMMENT}{part}\n{line}"
         self._length += len(line)
         if self._length > MAX_LENGTH:
-            raise InvalidRequest(
+            raise GrammarTooLong(
                 f"The grammar of the answer would be longer than {MAX_LENGTH} characters.", param="tools"
             )
         self._lines.append(line)

@@ -27,8 +27,8 @@ NEUTRAL_HEADER = "field | value | endpoints"
 TABLES = {
     request.name: request.fields
     for endpoint in ENDPOINTS
-    if endpoint.description
-    for request in endpoint.description.requests
+    if (description := endpoint.described())
+    for request in description.requests
 }
 """Tables of the fields of all requests, by the name of the request's form."""
 

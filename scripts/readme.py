@@ -52,7 +52,7 @@ def endpoints() -> str:
     rows = (
         (
             f"`{endpoint.method} {endpoint.name}`",
-            _SUMMARIES.get(endpoint.name) or (endpoint.description.summary if endpoint.description else ""),
+            _SUMMARIES.get(endpoint.name) or (description.summary if (description := endpoint.described()) else ""),
             "no" if endpoint.is_open else "yes",
             "`--admin-port` if set" if endpoint.is_administration else "`--port`",
         )

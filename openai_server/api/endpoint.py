@@ -89,14 +89,19 @@ class Endpoint:
     """Whether its requests get access lines and spans; False for paths that are polled every few seconds."""
     is_administration: bool = False
     """Whether it is served on `--admin-port` if there is one, and then not on the API's port."""
-    description: Description | None
-    """None: not in the OpenAPI document."""
+    description: Description | Callable[[], Description] | None
+    """A function if the types of bodies and answers take time and memory that the start-up doesn't need. None: not in
+    the OpenAPI document."""
 
     name: str = field(init=False)
     """The endpoint's name in metrics and logs: its first path."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.paths[0])
+
+    def described(self) -> Description | None:
+        """The description; None: not in the OpenAPI document."""
+        return self.description() if callable(self.description) else self.description
 
 
 def with_v1(path: str) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def document(endpoints: Iterable[Endpoint], *, keys: bool) -> Json:
     paths: dict[str, Json] = {}
     descriptions, errors = [], []
     for endpoint in endpoints:
-        if (description := endpoint.description) is None:
+        if (description := endpoint.described()) is None:
             continue
         descriptions.append(description)
         errors.append(endpoint.client_api.error_type)

@@ -317,8 +317,9 @@ def test_an_encoders_scores_are_its_head_applied_to_the_first_token(client: Open
 
 
 def test_a_reranker_answers_the_example_of_the_api_reference(embedders: Pair) -> None:
-    assert RERANK.description is not None
-    example = RERANK.description.examples["documents"].body
+    description = RERANK.described()
+    assert description is not None
+    example = description.examples["documents"].body
     response = post(embedders, "/v1/rerank", **{**example, "model": rerankers.ENCODER})
     assert sorted(result["index"] for result in response["results"]) == [0, 1]
 

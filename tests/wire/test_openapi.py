@@ -57,7 +57,7 @@ def test_the_document_uses_no_memory_before_the_first_request() -> None:
 async def test_the_schemas_are_json_schemas() -> None:
     async with running(FakeWorker()) as sidecar:
         document = await openapi_document(sidecar)
-    tables = openapi.tables(endpoint.description for endpoint in ENDPOINTS if endpoint.description)
+    tables = openapi.tables(description for endpoint in ENDPOINTS if (description := endpoint.described()))
     are_open = {struct.__name__ for struct, fields in tables.items() if fields.is_open}
     for name, schema in document["components"]["schemas"].items():
         Draft202012Validator.check_schema(schema)
@@ -67,7 +67,7 @@ async def test_the_schemas_are_json_schemas() -> None:
 async def test_every_accepted_field_is_described() -> None:
     async with running(FakeWorker()) as sidecar:
         components = (await openapi_document(sidecar))["components"]["schemas"]
-    tables = openapi.tables([endpoint.description for endpoint in ENDPOINTS if endpoint.description])
+    tables = openapi.tables([description for endpoint in ENDPOINTS if (description := endpoint.described())])
     for struct, fields in tables.items():
         assert components[struct.__name__]["additionalProperties"] is fields.is_open
     for struct, fields in (
@@ -83,7 +83,7 @@ async def test_every_accepted_field_is_described() -> None:
 
 
 def test_every_struct_of_a_request_has_a_table_of_fields() -> None:
-    described = [endpoint.description for endpoint in ENDPOINTS if endpoint.description]
+    described = [description for endpoint in ENDPOINTS if (description := endpoint.described())]
     structs = [request.struct for description in described for request in description.requests]
     _, components = msgspec.json.schema_components(structs)
     assert components.keys() == {struct.__name__ for struct in openapi.tables(described)}

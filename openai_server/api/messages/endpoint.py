@@ -1,138 +1,24 @@
 """The registry entries of `/v1/messages` and `/v1/messages/count_tokens`."""
 
-from functools import partial
-from typing import Any
+from openai_server.api.deferred import description_in, handler_in
+from openai_server.api.endpoint import Endpoint, by_model
+from openai_server.api.messages.errors import ANTHROPIC
 
-from openai_server.api import endpoint
-from openai_server.api.answers import AnswerIdentity
-from openai_server.api.endpoint import Description, Endpoint, Example, Handler, RequestType, by_model
-from openai_server.api.examples import MODEL, SERVED
-from openai_server.api.generation_handler import GenerationHandler
-from openai_server.api.messages.answer import (
-    AnthropicMessage,
-    BlockDelta,
-    BlockStart,
-    BlockStop,
-    MessageDelta,
-    MessageStart,
-    MessageStop,
-    Ping,
-    TokenCount,
-)
-from openai_server.api.messages.count import count
-from openai_server.api.messages.ending import Seal
-from openai_server.api.messages.errors import ANTHROPIC, OVERLOADED
-from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
-from openai_server.api.messages.opening import opened
-from openai_server.api.messages.request import parse, parse_count
-from openai_server.api.messages.schema import ConversationTurn, CountTokensRequest, MessagesRequest, MessagesTurn
-from openai_server.api.messages.whole import whole
-from openai_server.api.messages.writer import MessagesWriter
-from openai_server.api.services import Services
-from openai_server.api.tasks import TaskHandler
-from openai_server.core.request_context import RequestContext
-
-_WEATHER = {
-    "name": "get_weather",
-    "description": "The current weather in a city.",
-    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-}
-_QUESTION = "What is the capital of France?"
-
-
-def _conversation(content: str, **fields: Any) -> dict[str, Any]:
-    return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
-
-
-def _handler(services: Services) -> Handler:
-    def seal(identity: AnswerIdentity, request: MessagesTurn) -> Seal | None:
-        if not request.omits_thinking:
-            return None
-        return lambda text: services.sealer.seal(text, "reasoning", identity.model)
-
-    async def complete(request: MessagesTurn, context: RequestContext) -> MessagesTurn:
-        assert isinstance(request.turn, ConversationTurn)
-        request.turn = await opened(services, request.turn, context)
-        return request
-
-    return GenerationHandler(
-        services,
-        parse=parse,
-        id_prefix="msg_",
-        complete=complete,
-        answer=lambda identity, answers, request, format: whole(
-            identity, answers, request, format, seal(identity, request)
-        ),
-        writer=lambda identity, request, _: MessagesWriter(identity, request, seal(identity, request)),
-    )
-
+_HANDLERS = "openai_server.api.messages.handlers"
+_DESCRIPTIONS = "openai_server.api.messages.descriptions"
 
 MESSAGES = Endpoint(
     paths=("/v1/messages", "/messages", *by_model("messages")),
     method="POST",
-    handler=_handler,
+    handler=handler_in(_HANDLERS, "messages"),
     client_api=ANTHROPIC,
     operation="chat",
-    description=Description(
-        tag="Generation",
-        summary="Answer a conversation, in Anthropic's API",
-        requests=[RequestType("messages", MessagesRequest, MESSAGES_FIELDS)],
-        examples={
-            "question": Example(
-                "A question", _conversation(_QUESTION, system="Answer in one sentence.", max_tokens=60, temperature=0)
-            ),
-            "stream": Example("As a stream", _conversation(_QUESTION, max_tokens=60, temperature=0, stream=True)),
-            "tools": Example(
-                "A tool to call",
-                _conversation(
-                    "What is the weather in Paris?",
-                    tools=[_WEATHER],
-                    tool_choice={"type": "any", "disable_parallel_tool_use": True},
-                    max_tokens=100,
-                    temperature=0,
-                ),
-            ),
-        },
-        answers=[AnthropicMessage],
-        events=[MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop, Ping],
-        ends_with_done=False,
-        example={
-            "id": "msg_cfaf49a9d6c26f12e104c0850da7761f",
-            "type": "message",
-            "role": "assistant",
-            "model": SERVED,
-            "content": [{"type": "text", "text": "The capital of France is Paris.", "citations": []}],
-            "stop_reason": "end_turn",
-            "stop_sequence": None,
-            "stop_details": None,
-            "container": None,
-            "usage": {
-                "input_tokens": 26,
-                "cache_creation_input_tokens": 0,
-                "cache_read_input_tokens": 0,
-                "output_tokens": 8,
-                "output_tokens_details": None,
-                "server_tool_use": None,
-                "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-                "service_tier": "standard",
-                "inference_geo": None,
-            },
-        },
-        errors=endpoint.WORK | {OVERLOADED},
-    ),
+    description=description_in(_DESCRIPTIONS, "MESSAGES"),
 )
 COUNT_TOKENS = Endpoint(
     paths=("/v1/messages/count_tokens", "/messages/count_tokens", *by_model("messages/count_tokens")),
     method="POST",
-    handler=partial(TaskHandler, parse=parse_count, work=count, id_prefix="count-"),
+    handler=handler_in(_HANDLERS, "count_tokens"),
     client_api=ANTHROPIC,
-    description=Description(
-        tag="Texts",
-        summary="Count the prompt tokens of a conversation, in Anthropic's API",
-        requests=[RequestType("messages/count_tokens", CountTokensRequest, COUNT_FIELDS)],
-        examples={"question": Example("A question", _conversation(_QUESTION, system="Answer in one sentence."))},
-        answers=[TokenCount],
-        example={"input_tokens": 26},
-        errors=endpoint.WORK | {OVERLOADED},
-    ),
+    description=description_in(_DESCRIPTIONS, "COUNT_TOKENS"),
 )

@@ -8,24 +8,12 @@ import re
 from collections.abc import Mapping
 
 from openai_server.api.client_api import ClientApi, ErrorAnswer
-from openai_server.api.responses.answer import ResponseError
 from openai_server.core.errors import APIError, Error
-from protos import contract
 
 _WAIT = re.compile(r"try again in\s*\d+(\.\d+)?\s*(s|ms)\b", re.IGNORECASE)
 """The wait in the form that Codex reads."""
 _ADVICE = re.compile(r"; please try again( in [\d.ms]+)?\.$|\.$")
 """The end of a message."""
-
-
-def response_error(error: APIError) -> ResponseError:
-    """The `error` of a failed response."""
-    message = message_of(error)
-    if error.code == contract.REASON_CONTEXT_LENGTH:
-        return ResponseError(error.code, message)
-    if error.status == 429:
-        return ResponseError("rate_limit_exceeded", message)
-    return ResponseError("invalid_prompt" if error.status < 500 else "server_error", message)
 
 
 def message_of(error: APIError) -> str:

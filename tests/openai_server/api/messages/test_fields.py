@@ -83,8 +83,9 @@ def tag(struct: type[Struct]) -> str:
 
 
 def test_the_events_are_those_of_the_package() -> None:
-    assert MESSAGES.description is not None
-    described = {tag(event) for event in MESSAGES.description.events}
+    description = MESSAGES.described()
+    assert description is not None
+    described = {tag(event) for event in description.events}
     typed = {name for event in variants(types.RawMessageStreamEvent) for name in tags(event)}
     assert described == typed | {"ping"}
 

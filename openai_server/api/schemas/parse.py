@@ -154,7 +154,9 @@ def check_extensions(request: GenerationFields) -> None:
 def _check_tools(request: ChatRequest) -> None:
     if request.tools and request.functions:
         raise InvalidRequest("'functions' is the older form of 'tools'; set only one of them.", param="functions")
-    _check_names(request)
+    has_tools = bool(request.tools or request.functions)
+    if has_tools or request.tool_choice or request.function_call:
+        _check_names(request)
     if request.tool_choice == "required" and not request.tools:
         raise InvalidRequest("'tool_choice' is \"required\", but there are no 'tools'.", param="tool_choice")
     if isinstance(request.tool_choice, AllowedToolChoice):
@@ -166,8 +168,7 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest(
             "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
         )
-    guide = request.guide
-    if guide.grammar is not None and request.tool_use:
+    if has_tools and (guide := request.guide).grammar is not None and request.tool_use:
         raise InvalidRequest(
             f"A grammar in GBNF in '{guide.field}' can't be combined with tools that may be called.", param=guide.field
         )

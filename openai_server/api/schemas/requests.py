@@ -327,11 +327,16 @@ class ChatRequest(Request, kw_only=True):
 
 def reasoning_limits_of(request: Request) -> dict[str, int]:
     """The fields of a chat or response that limit reasoning, with their values."""
-    values = {name: getattr(request, name) for name in _REASONING_LIMITS}
-    return {name: value for name, value in values.items() if value is not None and value >= 0}
+    values = _read_reasoning_limits(request)
+    if values == _NO_LIMITS:  # as in most requests
+        return {}
+    limits = zip(_REASONING_LIMITS, values, strict=True)
+    return {name: value for name, value in limits if value is not None and value >= 0}
 
 
 _REASONING_LIMITS = ("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens")
+_read_reasoning_limits = attrgetter(*_REASONING_LIMITS)
+_NO_LIMITS = (None,) * len(_REASONING_LIMITS)
 _read_template = attrgetter(*TemplateOptions.__struct_fields__)
 """TemplateOptions uses the names of this API."""
 

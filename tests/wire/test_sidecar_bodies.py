@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         chat(USER, {"role": "assistant", "function_call": {"name": "f", "arguments": json.dumps([1] * 70_000)}}),
         "messages[1].function_call.arguments",
     ),
-    "tools": (CHAT, chat(tools=[tool()] * 129), "tools"),
+    "tools": (CHAT, chat(tools=[tool()] * 513), "tools"),
     "functions": (CHAT, chat(functions=[{"name": "f"}] * N_LARGE), "functions"),
     "allowed tools": (
         CHAT,
@@ -84,7 +84,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
             tools=[tool()],
             tool_choice={
                 "type": "allowed_tools",
-                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}] * 200},
+                "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "f"}}] * 600},
             },
         ),
         "tool_choice.allowed_tools.tools",
@@ -161,7 +161,7 @@ async def test_a_refusal_names_the_limit() -> None:
             (CHAT, chat(*[USER] * 20_000), "8192"),
             (COMPLETIONS, {"prompt": [[1]] * 3000}, "2048"),
             (EMBEDDINGS, {"input": [[1]] * 3000}, "2048"),
-            (CHAT, chat(tools=[tool()] * 200), "128"),
+            (CHAT, chat(tools=[tool()] * 600), "512"),
             (COMPLETIONS, {"prompt": "a", "json_schema": deep(250)}, "200"),
         ):
             reply = await sidecar.send("POST", path, body)

@@ -1,7 +1,8 @@
 """Limits on the lists and free-form values of a request. PURE.
 
 They are checked before the conversion, so that a refused body costs no more than its decoding. They are far above what
-agents send: their longest sessions have a few thousand messages, their largest tool lists 128 tools.
+agents send: their longest sessions have a few thousand messages, and OpenAI allows 128 tools. Claude Code sends more if
+several MCP servers are set up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from openai_server.core.errors import AboveLimit
 from openai_server.core.messages import MAX_PARTS as MAX_PARTS
 from openai_server.core.messages import MAX_TOOL_CALLS as MAX_TOOL_CALLS
 
-MAX_TOOLS = 128
+MAX_TOOLS = 512
 MAX_CHOICES = 2048
 """Choices of one request (prompts times `n`): the response is built in memory."""
 MAX_INPUTS = 2048

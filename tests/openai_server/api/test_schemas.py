@@ -661,7 +661,7 @@ def allowed(*tools: dict[str, object]) -> dict[str, object]:
             {"response_format": {"type": "json_schema", "json_schema": {"name": "f\n", "schema": {}}}},
         ),
         ("grammar", {"tools": TOOLS, "grammar": 'root ::= "a"'}),
-        ("tools", {"tools": [tool(f"f{i}") for i in range(129)]}),
+        ("tools", {"tools": [tool(f"f{i}") for i in range(513)]}),
         ("continue_final_message", {"continue_final_message": True, "add_generation_prompt": True}),
         ("reasoning_effort", {"reasoning_effort": "much"}),
     ],

@@ -429,7 +429,7 @@ def test_media_are_refused(part: str, where: Json) -> None:
         ([user()] * 8193, "input"),
         ([{"role": "user", "content": [{"type": "input_text", "text": "abcdefgh"}] * 8193}], "input[0].content"),
         ([{"type": "compaction"}], "input[0].encrypted_content"),
-        ([{"type": "additional_tools", "tools": [function()] * 129}], "input[0].tools"),
+        ([{"type": "additional_tools", "tools": [function()] * 513}], "input[0].tools"),
     ],
 )
 def test_invalid_items_are_refused(items: list[Any], param: str) -> None:

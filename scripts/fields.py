@@ -12,8 +12,8 @@ from openai_server.api import schemas, schemas_tasks
 from openai_server.api.messages.fields import MESSAGES_FIELDS
 from openai_server.api.messages.schema import MessagesRequest
 from openai_server.api.registry import ENDPOINTS
-from openai_server.api.responses.body import MAX_INPUT_ITEMS, ResponsesBody
-from openai_server.api.responses.fields import RESPONSES_FIELDS
+from openai_server.api.responses.input.body import MAX_INPUT_ITEMS, ResponsesBody
+from openai_server.api.responses.input.fields import RESPONSES_FIELDS
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GenerationFields, GuideFields, ListOf
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants

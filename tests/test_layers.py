@@ -40,10 +40,7 @@ PURE = (
     ),
     *(
         f"openai_server.api.responses.{module}"
-        for module in (
-            *("body", "choice", "configuration", "conversation", "fields", "items", "limits", "request", "sealed"),
-            *("settings", "shown", "toolbox", "tools"),
-        )
+        for module in ("answer", "errors", "input", "output", "request", "settings")
     ),
     "openai_server.api.models.answer",
     "openai_server.api.models.anthropic",
@@ -64,12 +61,6 @@ PURE = (
         for module in ("whole", "writer", "logprobs")
     ),
     "openai_server.api.chat.message",
-    *(
-        f"openai_server.api.responses.{module}"
-        for module in (
-            *("answer", "errors", "open_items", "output", "settings", "state", "stream_events", "whole", "writer"),
-        )
-    ),
     *(
         f"openai_server.api.messages.{module}"
         for module in (

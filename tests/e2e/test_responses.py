@@ -10,7 +10,7 @@ from openai.types.responses import FunctionToolParam, Response
 from pydantic import BaseModel
 
 from tests.e2e.conftest import GEMMA3, SMOLLM2, Pair
-from tests.openai_server.api.responses.streams import EXTENSIONS
+from tests.openai_server.api.responses.output.streams import EXTENSIONS
 from tests.shapes import exact
 
 WEATHER: FunctionToolParam = {

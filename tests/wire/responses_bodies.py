@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from openai_server.api.responses import items, tools
+from openai_server.api.responses.input import items, tools
 
 SCHEMA = {"type": "object", "default": None}
 FUNCTION = {"type": "function", "name": "f", "description": "d", "parameters": SCHEMA, "strict": False}

@@ -14,9 +14,9 @@ from openai_server.api.completions.answer import CompletionChunk
 from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
 from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
 from openai_server.api.registry import ENDPOINTS
-from openai_server.api.responses.body import ResponsesBody
-from openai_server.api.responses.fields import RESPONSES_FIELDS
-from openai_server.api.responses.stream_events import ResponseCreated
+from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.fields import RESPONSES_FIELDS
+from openai_server.api.responses.output.stream_events import ResponseCreated
 from tests.ops.able_worker import able_worker
 from tests.wire import responses_bodies
 from tests.wire.fake_worker import FakeWorker

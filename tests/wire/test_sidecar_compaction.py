@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from openai.types.responses import CompactedResponse, Response, ResponseCompactionItem
 
-from openai_server.api.responses.sealed import SUMMARY
-from openai_server.api.responses.summary import MAX_TOKENS, PROMPT
+from openai_server.api.responses.input.sealed import SUMMARY
+from openai_server.api.responses.output.summary import MAX_TOKENS, PROMPT
 from tests.anyserve_worker.fakes import FakeRunner, FakeVectorRunner
-from tests.openai_server.api.responses.streams import EVENT_TYPES, EXTENSIONS
+from tests.openai_server.api.responses.output.streams import EVENT_TYPES, EXTENSIONS
 from tests.shapes import exact
 from tests.wire.fake_worker import (
     FakeWorker,

@@ -9,7 +9,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from protos import contract
-from tests.openai_server.api.responses.streams import EVENT_TYPES, EXTENSIONS
+from tests.openai_server.api.responses.output.streams import EVENT_TYPES, EXTENSIONS
 from tests.ops.able_worker import PARAMETERS, able_worker
 from tests.shapes import exact
 from tests.wire.fake_worker import (

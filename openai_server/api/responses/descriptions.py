@@ -4,9 +4,9 @@ from openai_server.api import endpoint
 from openai_server.api.endpoint import Description, Example, RequestType
 from openai_server.api.examples import CREATED, MODEL, SERVED
 from openai_server.api.responses.answer import CompactedResponse, ResponseObject
-from openai_server.api.responses.body import ResponsesBody
-from openai_server.api.responses.fields import RESPONSES_FIELDS
-from openai_server.api.responses.stream_events import EVENT_TYPES
+from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.fields import RESPONSES_FIELDS
+from openai_server.api.responses.output.stream_events import EVENT_TYPES
 from openai_server.api.tokens.answer import InputTokens
 
 _WEATHER = {

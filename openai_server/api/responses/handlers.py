@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.endpoint import Handler
 from openai_server.api.generation_handler import GenerationHandler
-from openai_server.api.responses.compaction import CompactionWriter, compacted, response_with_summary
 from openai_server.api.responses.count import count
-from openai_server.api.responses.open_items import Seal
 from openai_server.api.responses.opening import completed
+from openai_server.api.responses.output.compaction import CompactionWriter, compacted, response_with_summary
+from openai_server.api.responses.output.open_items import Seal
+from openai_server.api.responses.output.whole import response
+from openai_server.api.responses.output.writer import ResponsesWriter
 from openai_server.api.responses.request import parse, parse_to_compact, parse_to_count
 from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.responses.whole import response
-from openai_server.api.responses.writer import ResponsesWriter
 from openai_server.api.services import Services
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.api.tasks import TaskHandler

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from openai_server.api.responses.sealed import SealedItem
+from openai_server.api.responses.input.sealed import SealedItem
+from openai_server.api.responses.output.summary import summarizing
 from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.responses.summary import summarizing
 from openai_server.api.services import Services
 from openai_server.core.errors import BackendError, from_backend
 from openai_server.core.request_context import RequestContext

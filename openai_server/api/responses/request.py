@@ -11,21 +11,21 @@ from msgspec.structs import replace
 
 from anyserve_common.text import shortened
 from openai_server.access.caps import Caps
-from openai_server.api.responses.body import MAX_LABEL, MAX_LABEL_VALUE, ResponsesBody, guide_of_format
-from openai_server.api.responses.choice import tool_use
-from openai_server.api.responses.configuration import AnyFormat, FlatSchemaFormat, ObjectFormat, PlainFormat
-from openai_server.api.responses.conversation import conversation
-from openai_server.api.responses.fields import INCLUDABLE, OTHER_NAMES, RESPONSES_FIELDS, STORED
-from openai_server.api.responses.items import (
+from openai_server.api.responses.input.body import MAX_LABEL, MAX_LABEL_VALUE, ResponsesBody, guide_of_format
+from openai_server.api.responses.input.choice import tool_use
+from openai_server.api.responses.input.configuration import AnyFormat, FlatSchemaFormat, ObjectFormat, PlainFormat
+from openai_server.api.responses.input.conversation import conversation
+from openai_server.api.responses.input.fields import INCLUDABLE, OTHER_NAMES, RESPONSES_FIELDS, STORED
+from openai_server.api.responses.input.items import (
     AdditionalToolsInput,
     CompactionTriggerInput,
     ConfigurationUpdateInput,
     Item,
     ToolSearchOutputInput,
 )
-from openai_server.api.responses.limits import check_limits
+from openai_server.api.responses.input.limits import check_limits
+from openai_server.api.responses.input.toolbox import ToolGroup, reported, toolbox
 from openai_server.api.responses.settings import ResponsesRequest, Settings
-from openai_server.api.responses.toolbox import ToolGroup, reported, toolbox
 from openai_server.api.schemas import check_extensions, check_reasoning_limits, convert, load
 from openai_server.api.schemas.guides import decode_schemas, guide_of
 from openai_server.api.schemas.requests import reasoning_limits_of

@@ -55,7 +55,7 @@ from pydantic import BaseModel
 
 from openai_server.api import schemas, schemas_tasks
 from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
-from openai_server.api.responses.body import ResponsesBody
+from openai_server.api.responses.input.body import ResponsesBody
 from openai_server.api.schemas import (
     ChatRequest,
     CompletionRequest,

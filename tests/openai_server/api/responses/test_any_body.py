@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openai_server.access.caps import Caps
-from openai_server.api.responses import fields
+from openai_server.api.responses.input import fields
 from openai_server.api.responses.request import parse
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING

@@ -19,7 +19,7 @@ from openai_server.core.errors import (
     from_backend,
 )
 from protos import contract
-from tests.openai_server.api.responses.streams import events, request, writer
+from tests.openai_server.api.responses.output.streams import events, request, writer
 
 CODEX_WAIT = re.compile(r"(?i)try again in\s*(\d+(?:\.\d+)?)\s*(s|ms|seconds?)")
 """The expression that Codex looks for in the message of a rate limit."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from openai_server.api.responses.fields import RESPONSES_FIELDS
+from openai_server.api.responses.input.fields import RESPONSES_FIELDS
 from openai_server.api.schemas import Request
 from tests.openai_server.api.responses.bodies import parsed, rejection
 

@@ -10,8 +10,8 @@ from jsonschema import Draft202012Validator
 from llm_comply.schema import SSE_EVENT_TO_SCHEMA
 
 from openai_server.core.errors import InternalError
-from tests.openai_server.api.responses.streams import events, request, streamed, writer
-from tests.openai_server.api.responses.test_writer import CALL, FORMAT, TOOLS, rows_of
+from tests.openai_server.api.responses.output.streams import events, request, streamed, writer
+from tests.openai_server.api.responses.output.test_writer import CALL, FORMAT, TOOLS, rows_of
 
 OF_OPENAI = ("response.reasoning_text.", "response.custom_tool_call_input.")
 """Events that OpenAI has. Open Responses has another name for the first, and no custom tools."""

@@ -6,12 +6,11 @@ import orjson
 from msgspec.structs import replace
 
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.failure import failure_events
-from openai_server.api.responses.open_items import Seal
-from openai_server.api.responses.output import Output
-from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.responses.state import INCOMPLETE, finished, in_progress
-from openai_server.api.responses.stream_events import (
+from openai_server.api.responses.output.failure import failure_events
+from openai_server.api.responses.output.open_items import Seal
+from openai_server.api.responses.output.output import Output
+from openai_server.api.responses.output.state import INCOMPLETE, finished, in_progress
+from openai_server.api.responses.output.stream_events import (
     Delta,
     OutputTextDelta,
     ResponseCompleted,
@@ -21,7 +20,8 @@ from openai_server.api.responses.stream_events import (
     StreamEvent,
     encoded,
 )
-from openai_server.api.responses.whole import key_of
+from openai_server.api.responses.output.whole import key_of
+from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event, Finish

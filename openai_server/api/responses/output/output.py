@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from msgspec import UNSET
 
 from openai_server.api.responses.answer import ResponseItem
-from openai_server.api.responses.open_items import (
+from openai_server.api.responses.output.open_items import (
     OpenCall,
     OpenCustomCall,
     OpenFunctionCall,
@@ -24,8 +24,8 @@ from openai_server.api.responses.open_items import (
     Phase,
     Seal,
 )
+from openai_server.api.responses.output.stream_events import OutputItemAdded, OutputItemDone, StreamEvent
 from openai_server.api.responses.settings import CalledTool
-from openai_server.api.responses.stream_events import OutputItemAdded, OutputItemDone, StreamEvent
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning, Refusal, TokenLogprobs
 from openai_server.core.logprobs import TokenLogprob
 

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.responses.answer import CompactedResponse, ResponseCompaction, ResponseUserMessage
-from openai_server.api.responses.failure import failure_events
-from openai_server.api.responses.open_items import Seal
-from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.responses.state import finished, in_progress, usage
-from openai_server.api.responses.stream_events import (
+from openai_server.api.responses.output.failure import failure_events
+from openai_server.api.responses.output.open_items import Seal
+from openai_server.api.responses.output.state import finished, in_progress, usage
+from openai_server.api.responses.output.stream_events import (
     OutputItemAdded,
     OutputItemDone,
     ResponseCompacting,
@@ -18,8 +17,9 @@ from openai_server.api.responses.stream_events import (
     StreamEvent,
     encoded,
 )
-from openai_server.api.responses.summary import summary_id, summary_item, user_messages
-from openai_server.api.responses.whole import events_of, key_of
+from openai_server.api.responses.output.summary import summary_id, summary_item, user_messages
+from openai_server.api.responses.output.whole import events_of, key_of
+from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError

@@ -1,8 +1,8 @@
 """How `/v1/responses` handles each key of each JSON object.
 
 PURE. The law of schemas/fields.py holds, with a list of this API's own: agents send keys that mean nothing to this
-server, and each of them is in a table by name. tests/openai_server/api/responses/test_fields.py walks the types of the
-`openai` package and fails for a key that is in no table.
+server, and each of them is in a table by name. tests/openai_server/api/responses/input/test_fields.py walks the types
+of the `openai` package and fails for a key that is in no table.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 from msgspec import Struct
 
-from openai_server.api.responses import items, tools
-from openai_server.api.responses.body import ResponsesBody
-from openai_server.api.responses.configuration import (
+from openai_server.api.responses.input import items, tools
+from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.configuration import (
     EffortConfig,
     FlatSchemaFormat,
     FormatConfig,

@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from openai_server.api.responses.settings import CalledTool
-from openai_server.api.responses.tools import (
+from openai_server.api.responses.input.tools import (
     AnyTool,
     CallableTool,
     FlatCustomTool,
@@ -23,6 +22,7 @@ from openai_server.api.responses.tools import (
     FreeInput,
     NamespaceTool,
 )
+from openai_server.api.responses.settings import CalledTool
 from openai_server.api.schemas.bounds import MAX_TOOLS
 from openai_server.core.errors import AboveLimit, InvalidRequest
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from openai_server.api.responses.configuration import EffortConfig, FormatConfig
-from openai_server.api.responses.tools import AnyTool
+from openai_server.api.responses.input.configuration import EffortConfig, FormatConfig
+from openai_server.api.responses.input.tools import AnyTool
 from openai_server.api.schemas.bounds import MAX_TOOLS
 from openai_server.core.messages import MAX_PARTS, RefusalPart, TextPart
 

@@ -11,7 +11,7 @@ from openai.types.responses.response_content_part_added_event import Part
 from pydantic import BaseModel
 
 from openai_server.api.responses import answer
-from openai_server.api.responses.stream_events import EVENT_TYPES
+from openai_server.api.responses.output.stream_events import EVENT_TYPES
 
 KINDS_NEVER_SENT = {
     # Text is the only output.

@@ -10,9 +10,9 @@ from pydantic import BaseModel
 
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.open_items import Seal
+from openai_server.api.responses.output.open_items import Seal
+from openai_server.api.responses.output.writer import ResponsesWriter
 from openai_server.api.responses.settings import CalledTool, ResponsesRequest, Settings
-from openai_server.api.responses.writer import ResponsesWriter
 from openai_server.core.rows import Row
 from openai_server.core.turn import Sampling, Turn
 from openai_server.core.usage import Usage

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from openai_server.api.responses.items import (
+from openai_server.api.responses.input.items import (
     CompactionInput,
     CustomToolCallInput,
     CustomToolCallOutputInput,
@@ -21,9 +21,9 @@ from openai_server.api.responses.items import (
     ReasoningInput,
     ShownInput,
 )
-from openai_server.api.responses.sealed import SealedItem, joined
-from openai_server.api.responses.shown import ShownCall, shown
-from openai_server.api.responses.toolbox import Toolbox
+from openai_server.api.responses.input.sealed import SealedItem, joined
+from openai_server.api.responses.input.shown import ShownCall, shown
+from openai_server.api.responses.input.toolbox import Toolbox
 from openai_server.api.schemas.bounds import MAX_NESTED_VALUES, n_values, too_many_values
 from openai_server.core.messages import (
     AnswerContent,

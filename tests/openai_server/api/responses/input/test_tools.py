@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from openai_server.api.responses.input.toolbox import flat_name
 from openai_server.api.responses.settings import CalledTool
-from openai_server.api.responses.toolbox import flat_name
 from openai_server.core.tools import CustomFormat, FunctionDefinition, Tool, ToolUse, custom_tool
 from openai_server.parsing.choice_reader import AnswerFormat
 from tests.openai_server.api.responses.bodies import Json, function, namespace, parsed, rejection

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.output import NO_ARGUMENTS
+from openai_server.api.responses.output.output import NO_ARGUMENTS
+from openai_server.api.responses.output.writer import ResponsesWriter
 from openai_server.api.responses.settings import CalledTool
-from openai_server.api.responses.writer import ResponsesWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import (
     CallArguments,
@@ -28,7 +28,7 @@ from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
 from openai_server.parsing.answer_format import parser_for
 from openai_server.parsing.choice_reader import AnswerFormat
-from tests.openai_server.api.responses.streams import IDENTITY, events, request, streamed, writer
+from tests.openai_server.api.responses.output.streams import IDENTITY, events, request, streamed, writer
 from tests.openai_server.parsing.answers import tool
 
 TEMPLATE = "<think></think><tool_call>"

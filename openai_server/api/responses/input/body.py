@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from openai_server.api.responses.configuration import (
+from openai_server.api.responses.input.configuration import (
     AnyFormat,
     FlatSchemaFormat,
     ObjectFormat,
@@ -14,8 +14,8 @@ from openai_server.api.responses.configuration import (
     StreamConfig,
     TextConfig,
 )
-from openai_server.api.responses.items import Item
-from openai_server.api.responses.tools import AnyTool, ToolChoice
+from openai_server.api.responses.input.items import Item
+from openai_server.api.responses.input.tools import AnyTool, ToolChoice
 from openai_server.api.schemas import Request
 from openai_server.api.schemas.bounds import MAX_TOOLS
 from openai_server.api.schemas.guides import ANY_OBJECT

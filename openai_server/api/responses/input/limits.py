@@ -6,7 +6,7 @@ They are checked before the conversion, so that a refused body costs no more tha
 from collections.abc import Mapping
 from typing import Any
 
-from openai_server.api.responses.body import MAX_INPUT_ITEMS
+from openai_server.api.responses.input.body import MAX_INPUT_ITEMS
 from openai_server.api.schemas import bounds
 from openai_server.core.errors import AboveLimit
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from openai.types.responses import Response
 
+from openai_server.api.responses.output.whole import response
 from openai_server.api.responses.settings import ResponsesRequest, Settings
-from openai_server.api.responses.whole import response
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.usage import Usage
 from openai_server.http.json_response import encode
 from openai_server.parsing.choice_reader import AnswerFormat
-from tests.openai_server.api.responses.streams import EXTENSIONS, IDENTITY, NOW, USAGE, request, streamed
-from tests.openai_server.api.responses.test_writer import CALL, CUSTOM_CALL, FORMAT, TOOLS, rows_of
+from tests.openai_server.api.responses.output.streams import EXTENSIONS, IDENTITY, NOW, USAGE, request, streamed
+from tests.openai_server.api.responses.output.test_writer import CALL, CUSTOM_CALL, FORMAT, TOOLS, rows_of
 from tests.openai_server.parsing.answers import cuts
 from tests.shapes import exact
 

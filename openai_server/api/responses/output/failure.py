@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from openai_server.api.answers import AnswerIdentity
 from openai_server.api.responses.answer import ResponseError, ResponseItem
 from openai_server.api.responses.errors import message_of
-from openai_server.api.responses.settings import Settings
-from openai_server.api.responses.state import failed
-from openai_server.api.responses.stream_events import (
+from openai_server.api.responses.output.state import failed
+from openai_server.api.responses.output.stream_events import (
     ResponseErrorDetail,
     ResponseErrorEvent,
     ResponseFailed,
     StreamEvent,
 )
+from openai_server.api.responses.settings import Settings
 from openai_server.core.errors import APIError
 from protos import contract
 

@@ -24,9 +24,9 @@ from openai.types.shared_params import Reasoning
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
-from openai_server.api.responses import fields
-from openai_server.api.responses.body import ResponsesBody
-from openai_server.api.responses.fields import Unsupported
+from openai_server.api.responses.input import fields
+from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.fields import Unsupported
 from openai_server.api.schemas import CHAT_FIELDS, Fields, Request
 from openai_server.api.schemas.tables import Table, mapped
 

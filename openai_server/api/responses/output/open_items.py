@@ -22,8 +22,7 @@ from openai_server.api.responses.answer import (
     ResponseRefusal,
     ResponseText,
 )
-from openai_server.api.responses.settings import CalledTool
-from openai_server.api.responses.stream_events import (
+from openai_server.api.responses.output.stream_events import (
     ContentPartAdded,
     ContentPartDone,
     CustomToolCallInputDelta,
@@ -39,6 +38,7 @@ from openai_server.api.responses.stream_events import (
     RefusalDone,
     StreamEvent,
 )
+from openai_server.api.responses.settings import CalledTool
 from openai_server.core.events import CallArguments, Event, Reasoning, Refusal
 from openai_server.core.logprobs import Logprobs
 

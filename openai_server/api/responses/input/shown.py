@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from openai_server.api.responses.items import (
+from openai_server.api.responses.input.items import (
     ApplyPatchCallInput,
     ApplyPatchCallOutputInput,
     CodeInterpreterCallInput,

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 
 from anyserve_common.text import shortened
-from openai_server.api.responses.body import ResponsesBody
-from openai_server.api.responses.fields import HOSTED_TOOLS
-from openai_server.api.responses.toolbox import Toolbox
-from openai_server.api.responses.tools import AllowedTool, AllowedToolsChoice, CustomToolChoice, FunctionChoice
+from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.fields import HOSTED_TOOLS
+from openai_server.api.responses.input.toolbox import Toolbox
+from openai_server.api.responses.input.tools import AllowedTool, AllowedToolsChoice, CustomToolChoice, FunctionChoice
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.tools import ToolUse
 

@@ -1,0 +1,1 @@
+"""Responses of `/v1/responses`: items, the events of a stream, and summaries in place of conversations. PURE."""

@@ -75,6 +75,7 @@ PURE = (
         f"openai_server.prompting.{name}"
         for name in (
             *(
+                "answer_guide",
                 "capabilities",
                 "continuation",
                 "fitting",

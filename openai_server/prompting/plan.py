@@ -4,9 +4,7 @@ PURE: clocks and ids are passed in. The plan follows from the model's chat templ
 reasoning and tool calls.
 """
 
-import re
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_in
 from functools import lru_cache, partial
@@ -17,14 +15,11 @@ from msgspec.structs import replace
 
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs
-from openai_server.core import guide_parts
-from openai_server.core.best_effort import for_grammar, without_schemas
-from openai_server.core.closing import closed
+from openai_server.core.best_effort import without_schemas
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
-from openai_server.core.lark import json_value, literal, nested
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
 from openai_server.core.tools import Tool, ToolUse
-from openai_server.core.turn import NO_GUIDE, Guide, Turn
+from openai_server.core.turn import NO_GUIDE, Turn
 from openai_server.parsing import answer_format as parsing
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.reasoning import ReasoningSpan
@@ -32,6 +27,7 @@ from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import GrammarTooLong
 from openai_server.parsing.tools.strictness import resolved
+from openai_server.prompting.answer_guide import allowed_names, guide_for, naming_tools
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.fitting import fitted
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
@@ -94,7 +90,7 @@ class Planner:
         template = self._template(use, parameters)
         if use is not None:
             arguments = format_of(template).arguments
-            with _naming_tools(turn):
+            with naming_tools(turn):
                 use = replace_in(use, tools=[resolved(tool, arguments, can_guide=can_guide) for tool in use.tools])
             turn = replace(turn, tool_use=use)
         turn = self._with_ended_reasoning(self._without_unused_hint(turn, template), template, input_names)
@@ -120,7 +116,7 @@ class Planner:
         stops: Sequence[str] = ()
         if reports_stop and turn.sampling.stop:
             inputs[contract.INCLUDE_STOP], stops = [True], turn.sampling.stop
-        if guide := _guide(turn, template, marked, can_guide=can_guide):
+        if guide := guide_for(turn, template, marked, can_guide=can_guide):
             name, lark = guide
             if contract.LARK.name not in input_names:
                 raise UnsupportedParameter(name, f"This model's backend can't enforce '{name}'.")
@@ -130,7 +126,7 @@ class Planner:
         if stops or parsing.needs_parser(template, tools):
             must_call = use is not None and use.must_call
             format = AnswerFormat(
-                partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=_allowed_names(turn)),
+                partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=allowed_names(turn)),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 names_function=use is not None and use.function_name is not None,
@@ -339,70 +335,3 @@ def _reasoning_limit(
         name = turn.name("reasoning_limit")
         raise UnsupportedParameter(name, f"This model's backend does not support '{name}'.")
     return inputs
-
-
-def _allowed_names(turn: Turn) -> frozenset[str] | None:
-    """Names of the tools that the answer may call, if the turn has others. None: calls are not restricted."""
-    allowed = turn.tool_use.tools if turn.tool_use else ()
-    return frozenset(tool.name for tool in allowed) if len(allowed) < len(turn.tools) else None
-
-
-def _guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
-    """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
-    turn's own guide is enough. `can_guide`: the backend reports that it can enforce a guide."""
-    if not (turn.guide or turn.tools or turn.tool_use):
-        return None  # as for most chats
-    with _naming_tools(turn):
-        return _build_guide(turn, template, prompt, can_guide=can_guide)
-
-
-@contextmanager
-def _naming_tools(turn: Turn) -> Iterator[None]:
-    """Sets the client's field in the error for a tool."""
-    try:
-        yield
-    except InvalidRequest as error:
-        if error.param == "tools":
-            error.param = turn.name("tools") if turn.tool_use else turn.guide.field
-        name = guide_parts.function_of(error.param or "")
-        for i, tool in enumerate(turn.tools):
-            if name == tool.name:
-                error.param = turn.tool_field(i)
-        raise
-
-
-def _build_guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
-    use = for_grammar(turn.tool_use) if turn.tool_use else None
-    body, options = _body(turn.guide), turn.template
-    thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
-    may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
-    if use and use.must_call:
-        return turn.name("tool_use"), parsing.grammar_for(
-            template, prompt, use.tools, parallel=use.parallel, function_name=use.function_name, may_think=may_think
-        )
-    if body and (use or may_think):
-        tools, parallel = (use.tools, use.parallel) if use else ((), True)
-        return turn.guide.field, parsing.guided_grammar_for(
-            template, prompt, tools, parallel=parallel, body=body, may_think=may_think
-        )
-    is_restricted = _allowed_names(turn) is not None
-    if use and (any(tool.function.strict for tool in use.tools) or (is_restricted and can_guide)):
-        return turn.name("tools"), parsing.strict_grammar_for(
-            template, prompt, use.tools, parallel=use.parallel, may_think=may_think
-        )
-    if is_restricted and can_guide and not turn.guide:
-        return turn.name("tool_use"), parsing.text_grammar_for(template, prompt, turn.tools, may_think=may_think)
-    return None
-
-
-def _body(guide: Guide) -> str:
-    """The constraint on the content, in Lark; empty if there is none."""
-    if guide.regex is not None:
-        return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", guide.regex, flags=re.DOTALL) + "/"
-    if guide.choice is not None:
-        return " | ".join(map(literal, guide.choice))
-    if guide.lark is not None:
-        return nested(guide.lark)
-    if guide.json_schema is None:
-        return ""
-    return json_value(closed(guide.json_schema), exactly=guide.strict, whitespace=guide.whitespace)

@@ -1,4 +1,7 @@
-"""`/v1/responses` with the newest `openai` package and the whole pair."""
+"""`/v1/responses` of the whole pair: strict types, both models, and tools that can't be enforced.
+
+test_openai_responses.py has the features of the `openai` package.
+"""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +10,6 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import FunctionToolParam, Response
-from pydantic import BaseModel
 
 from tests.e2e.conftest import GEMMA3, SMOLLM2, Pair
 from tests.openai_server.api.responses.output.streams import EXTENSIONS
@@ -27,11 +29,6 @@ WEATHER: FunctionToolParam = {
 }
 
 
-class City(BaseModel):
-    name: str
-    inhabitants: int
-
-
 @pytest.fixture
 def client(pair: Pair) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
@@ -44,7 +41,7 @@ def exact_client(exact_pair: Pair) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_a_stream_is_the_whole_response_in_pieces(exact_client: openai.OpenAI) -> None:
+def test_a_stream_is_the_whole_response_with_exact_types(exact_client: openai.OpenAI) -> None:
     request: dict[str, Any] = {
         "model": SMOLLM2,
         "instructions": "Answer in one sentence.",
@@ -61,15 +58,6 @@ def test_a_stream_is_the_whole_response_in_pieces(exact_client: openai.OpenAI) -
         streamed = stream.get_final_response() if whole.status == "completed" else None
     assert "".join(deltas) == whole.output_text
     assert streamed is None or streamed.output_text == whole.output_text
-
-
-def test_a_response_that_reaches_its_limit_is_incomplete(client: openai.OpenAI) -> None:
-    response = client.responses.create(model=SMOLLM2, input="Count to one hundred.", max_output_tokens=3, temperature=0)
-    assert response.status == "incomplete"
-    assert response.incomplete_details is not None
-    assert response.incomplete_details.reason == "max_output_tokens"
-    assert response.usage is not None
-    assert response.usage.output_tokens == 3
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
@@ -140,10 +128,3 @@ def test_a_schema_that_nothing_can_enforce_stops_no_other_tool(client: openai.Op
         max_output_tokens=20,
     )
     assert [tool.strict for tool in response.tools if tool.type == "function"] == [True, False, False]
-
-
-def test_a_response_is_parsed(client: openai.OpenAI) -> None:
-    response = client.responses.parse(
-        model=SMOLLM2, input="Describe Paris.", text_format=City, temperature=0, max_output_tokens=200
-    )
-    assert isinstance(response.output_parsed, City)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import anthropic
 import openai
 import pytest
+import uvicorn
 from agents import Agent, ModelSettings, RunConfig, Runner, function_tool
 from agents.models.default_models import get_default_model
 from agents.models.openai_provider import OpenAIProvider
@@ -22,9 +23,14 @@ from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIResponsesModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider as PydanticOpenAIProvider
+from sse_starlette.sse import AppStatus
 
 from tests.e2e import servers
 from tests.e2e.conftest import SMOLLM2
+
+# A package of openai-agents replaces this method when it is imported. Other tests need uvicorn as it is installed.
+assert AppStatus.original_handler is not None
+uvicorn.Server.handle_exit = AppStatus.original_handler  # type: ignore[method-assign]
 
 
 class Weather(BaseModel):

@@ -118,9 +118,10 @@ class Steps:
         self._writing = asyncio.Lock()
 
     def add(self, number: int, tokens: int, seconds: float) -> None:
+        self._seconds = max(self._seconds, seconds) if self._left else seconds  # requests without a pace hurry no other
         self._left[number] = self._all[number] = tokens
         self._beginning.add(number)
-        self._seconds, self._message = seconds, b""
+        self._message = b""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 

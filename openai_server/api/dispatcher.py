@@ -108,7 +108,8 @@ class Dispatcher:
     def _add_headers(self, response: Response, api: ClientApi, context: RequestContext, access: RequestAccess) -> None:
         """Adds the headers that every response has."""
         headers = response.raw_headers
-        headers += [(name, context.id.encode()) for name in api.request_id_headers]
+        for name in api.request_id_headers:
+            headers.append((name, context.id.encode()))
         if access.headers:
             headers += [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
         if self._services.draining:
@@ -138,8 +139,12 @@ def _client_api(route: Route | None, scope: Scope) -> ClientApi:
     """The API whose conventions the response follows: for a path that is not served, the one that the client uses."""
     if route is not None and route.endpoint.client_api is not OPENAI:
         return route.endpoint.client_api
-    is_anthropic = route is None and scope["path"].startswith(_MESSAGES)
-    return ANTHROPIC if is_anthropic or any(name == VERSION_HEADER for name, _ in scope["headers"]) else OPENAI
+    if route is None and scope["path"].startswith(_MESSAGES):
+        return ANTHROPIC
+    for name, _ in scope["headers"]:
+        if name == VERSION_HEADER:
+            return ANTHROPIC
+    return OPENAI
 
 
 _MESSAGES = ("/v1/messages/", "/messages/")

@@ -12,7 +12,13 @@ from anyserve_common.text import shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.api.schemas.guides import decode_schemas, settle_schemas
-from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, GenerationFields, Request
+from openai_server.api.schemas.requests import (
+    ChatRequest,
+    CompletionRequest,
+    GenerationFields,
+    Request,
+    reasoning_limits_of,
+)
 from openai_server.api.schemas.tables import Fields, missing
 from openai_server.api.schemas.tools import AllowedToolChoice, NamedTool, ToolReference, named
 from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
@@ -57,7 +63,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         )
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
-    check_reasoning_limits(request.reasoning_limits)
+    check_reasoning_limits(reasoning_limits_of(request))
     _check_tools(request)
     return request
 

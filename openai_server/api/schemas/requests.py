@@ -256,11 +256,6 @@ class ChatRequest(Request, kw_only=True):
     thinking_budget_tokens: ReasoningTokens | None = None  # llama-server's other name
 
     @property
-    def reasoning_limits(self) -> dict[str, int]:
-        """The fields that limit reasoning, with their values."""
-        return reasoning_limits_of(self)
-
-    @property
     def all_tools(self) -> list[Tool]:
         """The tools of the request, in the current or the older form."""
         if self.functions:
@@ -296,7 +291,11 @@ class ChatRequest(Request, kw_only=True):
                 return ToolUse(tools, must_call=allowed.mode == "required", parallel=parallel)
 
     def turn(self) -> Turn:
-        names, use, limit = CHAT_NAMES, self.tool_use, self.max_tokens
+        names, limit = CHAT_NAMES, self.max_tokens
+        tools: list[Tool] = []
+        use = None
+        if self.tools or self.functions:
+            tools, use = self.all_tools, self.tool_use
         if self.functions:
             names = {**names, **_FUNCTION_NAMES}
         if self.max_completion_tokens is not None:
@@ -304,12 +303,12 @@ class ChatRequest(Request, kw_only=True):
         if self.repeat_penalty is not None:
             names = {**names, "repetition_penalty": "repeat_penalty"}
         reasoning_limit = None
-        for name, value in self.reasoning_limits.items():
+        for name, value in reasoning_limits_of(self).items():
             names, reasoning_limit = {**names, "reasoning_limit": name}, value
         return Turn(
             model=self.model,
             messages=self.messages,
-            tools=self.all_tools,
+            tools=tools,
             tool_use=use,
             template=TemplateOptions(*_read_template(self)),
             sampling=self._sampling(),

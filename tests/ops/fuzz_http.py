@@ -57,6 +57,12 @@ def sidecar() -> Iterator[str]:
         assert "Traceback" not in process.output, process.output
 
 
+MODEL = "tiny"
+"""The model of the fake worker."""
+NEED_MODEL = ("/v1/responses/compact",)
+"""Paths whose requests must name a model, which no random text does."""
+
+
 class Fuzzer:
     """Fuzzes one sidecar with the document that it serves."""
 
@@ -87,6 +93,8 @@ class Fuzzer:
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Case[Any]) -> None:
+            if path in NEED_MODEL and mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
+                case.body["model"] = MODEL
             self._send(case)
 
         send()

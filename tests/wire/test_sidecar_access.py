@@ -11,6 +11,7 @@ import pytest
 
 from anyserve_common import file_watch
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.ops.able_worker import able_worker
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, inputs_of, last_token, refuses, token, whole
 from tests.wire.sidecar import Call, Reply, Sidecar, running
 
@@ -426,6 +427,23 @@ async def test_a_cancelled_stream_costs_what_was_delivered() -> None:
 
         cost = await charged_tokens(sidecar, cut_off)
     assert 100 + 1 <= cost - RESERVED_TOKENS <= 110 + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions/input_tokens", {"messages": [{"role": "user", "content": "x" * 2000}]}),
+        ("/v1/responses/input_tokens", {"input": "x" * 2000}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x" * 2000}]}),
+    ],
+)
+async def test_counting_tokens_costs_none(path: str, body: dict[str, Any]) -> None:
+    async with running(able_worker(), tokens_per_minute=1000) as sidecar:
+        for _ in range(3):
+            counted = await sidecar.send("POST", path, body)
+            assert counted.status == 200, counted.body
+        reply = await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "max_tokens": 900})
+    assert reply.status == 200, reply.body
 
 
 async def test_tokens_per_minute_are_limited() -> None:

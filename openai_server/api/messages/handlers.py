@@ -11,7 +11,7 @@ from openai_server.api.messages.schema import ConversationTurn, MessagesTurn
 from openai_server.api.messages.whole import whole
 from openai_server.api.messages.writer import MessagesWriter
 from openai_server.api.services import Services
-from openai_server.api.tasks import TaskHandler
+from openai_server.api.tokens.count import CountHandler
 from openai_server.core.request_context import RequestContext
 
 
@@ -39,4 +39,4 @@ def messages(services: Services) -> Handler:
 
 
 def count_tokens(services: Services) -> Handler:
-    return TaskHandler(services, parse=parse_count, work=count, id_prefix="count-")
+    return CountHandler(services, parse=parse_count, work=count)

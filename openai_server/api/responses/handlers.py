@@ -11,11 +11,11 @@ from openai_server.api.responses.output.compaction import CompactionWriter, comp
 from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.output.whole import response
 from openai_server.api.responses.output.writer import ResponsesWriter
-from openai_server.api.responses.request import parse, parse_to_compact, parse_to_count
+from openai_server.api.responses.request import parse, parse_to_compact
 from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.api.services import Services
 from openai_server.api.stream_writer import StreamWriter
-from openai_server.api.tasks import TaskHandler
+from openai_server.api.tokens.count import CountHandler
 from openai_server.core.answer import Answer
 from openai_server.parsing.choice_reader import AnswerFormat
 
@@ -70,7 +70,7 @@ def compact(services: Services) -> Handler:
 
 
 def input_tokens(services: Services) -> Handler:
-    return TaskHandler(services, parse=parse_to_count, work=count, id_prefix="count-")
+    return CountHandler(services, parse=parse, work=count)
 
 
 def _summary_seal(services: Services, identity: AnswerIdentity) -> Seal:

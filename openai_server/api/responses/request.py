@@ -62,11 +62,6 @@ def parse_to_compact(body: bytes, caps: Caps) -> ResponsesRequest:
     return replace(request, compacts=True)
 
 
-def parse_to_count(body: bytes, caps: Caps) -> ResponsesRequest:
-    """The request of `/v1/responses/input_tokens`. Raises InvalidRequest."""
-    return parse(body, caps)
-
-
 def _checked(payload: dict[str, Any], body_size: int) -> ResponsesBody:
     _check_names(payload)
     _add_types(payload.get("input"))

@@ -1,13 +1,17 @@
-"""The number of tokens that a chat costs as a prompt."""
+"""The number of tokens that a chat costs as a prompt, for the endpoints that count it."""
 
 from collections.abc import Mapping
+from functools import partial
 
-from openai_server.api.tasks import Task
+from openai_server.api.tasks import Task, TaskHandler
 from openai_server.backends.dialects.anyserve import decode, encode_tasks
 from openai_server.backends.directory import Model
 from openai_server.core.tasks import TokenizeOptions
 from openai_server.core.turn import Turn
 from protos import contract
+
+CountHandler = partial(TaskHandler, id_prefix="count-", costs_tokens=False)
+"""Handles requests to count tokens, which cost none of the caller's tokens per minute."""
 
 
 async def prompt_length(task: Task, turn: Turn) -> int:

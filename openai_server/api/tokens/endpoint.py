@@ -26,6 +26,7 @@ from openai_server.api.tokens.answer import (
     RenderedPrompt,
     TokenizerInfo,
 )
+from openai_server.api.tokens.count import CountHandler
 
 TOKENIZE = Endpoint(
     paths=("/tokenize",),
@@ -97,7 +98,7 @@ APPLY_TEMPLATE = Endpoint(
 CHAT_INPUT_TOKENS = Endpoint(
     paths=with_v1("/chat/completions/input_tokens"),
     method="POST",
-    handler=partial(TaskHandler, parse=request.chat_to_count, work=work.count, id_prefix="count-", costs_tokens=False),
+    handler=partial(CountHandler, parse=request.chat_to_count, work=work.count),
     description=Description(
         tag="Texts",
         summary="Count the prompt tokens of a conversation",

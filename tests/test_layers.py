@@ -30,6 +30,7 @@ PURE = (
     "openai_server.api.model_in_path",
     "openai_server.api.prompt_estimate",
     "openai_server.api.query",
+    "openai_server.api.sealed_items",
     "openai_server.api.bodies.cost",
     "openai_server.api.bodies.frames",
     "openai_server.api.bodies.parsers",

@@ -16,6 +16,9 @@ Kind = Literal["reasoning", "compaction"]
 Keys = Sequence[bytes]
 """Each of KEY_BYTES. The first one seals, all of them open."""
 
+Seal = Callable[[str], str]
+"""Seals texts of one kind for one model."""
+
 KEY_BYTES = 32
 _VERSION = "as1."
 """Prefix of sealed text. Another form will have another one."""
@@ -48,6 +51,10 @@ class Sealer:
         nonce = urandom(_NONCE_BYTES)
         sealed = AESGCM(self._keys()[0]).encrypt(nonce, text.encode(errors="surrogatepass"), _bound_to(kind, model))
         return _VERSION + urlsafe_b64encode(nonce + sealed).decode()
+
+    def sealing(self, kind: Kind, model: str) -> Seal:
+        """The function that seals texts of this kind for this model."""
+        return lambda text: self.seal(text, kind, model)
 
     def open(self, sealed: str, kind: Kind, model: str) -> str:
         """Raises NotOpened."""

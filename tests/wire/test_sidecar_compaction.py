@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from openai.types.responses import CompactedResponse, Response, ResponseCompactionItem
 
-from openai_server.api.responses.input.sealed import SUMMARY
 from openai_server.api.responses.output.summary import MAX_TOKENS, PROMPT
+from openai_server.api.sealed_items import SUMMARY
 from tests.anyserve_worker.fakes import FakeRunner, FakeVectorRunner
 from tests.openai_server.api.responses.output.streams import EVENT_TYPES, EXTENSIONS
 from tests.shapes import exact

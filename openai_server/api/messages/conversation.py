@@ -31,8 +31,8 @@ from openai_server.api.messages.blocks import (
     ToolUseBlockParam,
     UserMessageParam,
 )
-from openai_server.api.responses.input.sealed import SealedItem, joined
 from openai_server.api.schemas import bounds
+from openai_server.api.sealed_items import SealedItem, joined
 from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import (
     AnswerPart,

@@ -2,7 +2,6 @@
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Callable
 
 from openai_server.api.messages.answer import (
     AnthropicMessage,
@@ -17,7 +16,8 @@ from openai_server.api.messages.answer import (
 )
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.core.events import CallBegun, Event, Finish, Refusal
-from openai_server.core.usage import PromptUsage, Usage
+from openai_server.core.sealing import Seal
+from openai_server.core.usage import Usage
 from protos import contract
 
 NO_USAGE = Usage(0, 0, None)
@@ -72,10 +72,8 @@ def delta_usage(used: Usage | None) -> DeltaUsage:
     )
 
 
-def message_usage(used: Usage | PromptUsage | None) -> MessageUsage:
+def message_usage(used: Usage | None) -> MessageUsage:
     """The usage of a whole answer, or at the start of a stream."""
-    if isinstance(used, PromptUsage):
-        used = Usage(used.prompt, 0, used.cached)
     used = used or NO_USAGE
     return MessageUsage(
         input_tokens=used.prompt - (used.cached or 0),
@@ -94,10 +92,6 @@ def message(
         return AnthropicMessage(id, "assistant", model, content, None, None, None, None, usage)
     reason, sequence, details = stop.stop_reason, stop.stop_sequence, stop.stop_details
     return AnthropicMessage(id, "assistant", model, content, reason, sequence, details, None, usage)
-
-
-Seal = Callable[[str], str]
-"""Seals reasoning for the client."""
 
 
 class Signature:

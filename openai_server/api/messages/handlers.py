@@ -4,7 +4,6 @@ from openai_server.api.answers import AnswerIdentity
 from openai_server.api.endpoint import Handler
 from openai_server.api.generation_handler import GenerationHandler
 from openai_server.api.messages.count import count
-from openai_server.api.messages.ending import Seal
 from openai_server.api.messages.opening import opened
 from openai_server.api.messages.request import parse, parse_count
 from openai_server.api.messages.schema import ConversationTurn, MessagesTurn
@@ -13,13 +12,12 @@ from openai_server.api.messages.writer import MessagesWriter
 from openai_server.api.services import Services
 from openai_server.api.tokens.count import CountHandler
 from openai_server.core.request_context import RequestContext
+from openai_server.core.sealing import Seal
 
 
 def messages(services: Services) -> Handler:
     def seal(identity: AnswerIdentity, request: MessagesTurn) -> Seal | None:
-        if not request.omits_thinking:
-            return None
-        return lambda text: services.sealer.seal(text, "reasoning", identity.model)
+        return services.sealer.sealing("reasoning", identity.model) if request.omits_thinking else None
 
     async def complete(request: MessagesTurn, context: RequestContext) -> MessagesTurn:
         assert isinstance(request.turn, ConversationTurn)

@@ -1,7 +1,7 @@
 """Opens the reasoning that this server sealed in earlier responses of a conversation."""
 
 from openai_server.api.messages.schema import ConversationTurn
-from openai_server.api.responses.opening import texts_of
+from openai_server.api.opening import texts_of
 from openai_server.api.services import Services
 from openai_server.core.request_context import RequestContext
 

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from openai_server.api.messages.blocks import MessageParam, SystemContent
 from openai_server.api.messages.conversation import continues_answer, translated
 from openai_server.api.messages.tools import AnyToolChoice, ToolParam, tool_use, tools_of
-from openai_server.api.responses.input.sealed import SealedItem, with_opened
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
 from openai_server.api.schemas.guides import Text, guide_of, not_together
 from openai_server.api.schemas.requests import GenerateRequest, GenerationFields, TokenLimit
+from openai_server.api.sealed_items import SealedItem, with_opened
 from openai_server.core.turn import NO_GUIDE, Guide, Sampling, TemplateOptions, Turn
 from protos import contract
 

@@ -7,10 +7,11 @@ import orjson
 
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.messages.answer import ContentBlock, DirectCaller, TextBlock, ThinkingBlock, ToolUseBlock
-from openai_server.api.messages.ending import Ending, Seal, Signature, message, message_usage, tool_use_id
+from openai_server.api.messages.ending import Ending, Signature, message, message_usage, tool_use_id
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.core.answer import Answer
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning, Refusal
+from openai_server.core.sealing import Seal
 from openai_server.core.usage import total
 from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 

@@ -21,12 +21,13 @@ from openai_server.api.messages.answer import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from openai_server.api.messages.ending import Ending, Seal, Signature, delta_usage, message, message_usage, tool_use_id
+from openai_server.api.messages.ending import Ending, Signature, delta_usage, message, message_usage, tool_use_id
 from openai_server.api.messages.errors import stream_error
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning, Refusal
+from openai_server.core.sealing import Seal
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 from openai_server.http.json_response import encode

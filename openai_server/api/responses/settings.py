@@ -6,8 +6,8 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from openai_server.api.responses.input.sealed import SealedItem, with_opened
 from openai_server.api.schemas import GenerateRequest
+from openai_server.api.sealed_items import SealedItem, with_opened
 from openai_server.parsing.choice_reader import AnswerFormat
 
 

@@ -21,10 +21,10 @@ from openai_server.api.responses.input.items import (
     ReasoningInput,
     ShownInput,
 )
-from openai_server.api.responses.input.sealed import SealedItem, joined
 from openai_server.api.responses.input.shown import ShownCall, shown
 from openai_server.api.responses.input.toolbox import Toolbox
 from openai_server.api.schemas.bounds import MAX_NESTED_VALUES, n_values, too_many_values
+from openai_server.api.sealed_items import SealedItem, joined
 from openai_server.core.messages import (
     AnswerContent,
     AnswerPart,

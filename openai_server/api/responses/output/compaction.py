@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.responses.answer import CompactedResponse, ResponseCompaction, ResponseUserMessage
 from openai_server.api.responses.output.failure import failure_events
-from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.output.state import finished, in_progress, usage
 from openai_server.api.responses.output.stream_events import (
     OutputItemAdded,
@@ -24,6 +23,7 @@ from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event
+from openai_server.core.sealing import Seal
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 from openai_server.parsing.choice_reader import AnswerFormat

@@ -4,7 +4,6 @@ An item is opened, gets text, and is closed. Each step returns the events that a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
@@ -41,10 +40,9 @@ from openai_server.api.responses.output.stream_events import (
 from openai_server.api.responses.settings import CalledTool
 from openai_server.core.events import CallArguments, Event, Reasoning, Refusal
 from openai_server.core.logprobs import Logprobs
+from openai_server.core.sealing import Seal
 
 Phase = Literal["commentary", "final_answer"] | UnsetType
-Seal = Callable[[str], str]
-"""Encrypts the text of reasoning, for `encrypted_content`."""
 
 
 class OpenItem(ABC):

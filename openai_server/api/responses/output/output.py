@@ -22,12 +22,12 @@ from openai_server.api.responses.output.open_items import (
     OpenMessage,
     OpenReasoning,
     Phase,
-    Seal,
 )
 from openai_server.api.responses.output.stream_events import OutputItemAdded, OutputItemDone, StreamEvent
 from openai_server.api.responses.settings import CalledTool
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning, Refusal, TokenLogprobs
 from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.sealing import Seal
 
 NO_ARGUMENTS = "{}"
 

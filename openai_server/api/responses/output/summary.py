@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from openai_server.api.responses.answer import ResponseCompaction, ResponseInputText, ResponseUserMessage
-from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.core.errors import APIError
 from openai_server.core.messages import UserMessage
+from openai_server.core.sealing import Seal
 from openai_server.core.turn import NO_GUIDE
 
 PROMPT = (

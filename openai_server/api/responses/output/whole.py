@@ -4,13 +4,13 @@ import codecs
 from collections.abc import Iterator, Sequence
 
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
-from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.output.output import Output
 from openai_server.api.responses.output.state import INCOMPLETE, finished
 from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
+from openai_server.core.sealing import Seal
 from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
 

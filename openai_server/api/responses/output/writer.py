@@ -7,7 +7,6 @@ from msgspec.structs import replace
 
 from openai_server.api.answers import AnswerIdentity
 from openai_server.api.responses.output.failure import failure_events
-from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.output.output import Output
 from openai_server.api.responses.output.state import INCOMPLETE, finished, in_progress
 from openai_server.api.responses.output.stream_events import (
@@ -25,6 +24,7 @@ from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event, Finish
+from openai_server.core.sealing import Seal
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 from openai_server.parsing.choice_reader import AnswerFormat

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.output.open_items import Seal
 from openai_server.api.responses.output.writer import ResponsesWriter
 from openai_server.api.responses.settings import CalledTool, ResponsesRequest, Settings
 from openai_server.core.rows import Row
+from openai_server.core.sealing import Seal
 from openai_server.core.turn import Sampling, Turn
 from openai_server.core.usage import Usage
 from openai_server.parsing.choice_reader import AnswerFormat

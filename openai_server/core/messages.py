@@ -128,3 +128,9 @@ class FunctionMessage(Struct, tag_field="role", tag="function"):
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
+
+
+def text_of(message: Message) -> str:
+    """The message's content as one text, its parts joined by newlines. Empty where there is no content."""
+    content = message.content
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())

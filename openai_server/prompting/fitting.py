@@ -18,6 +18,7 @@ from openai_server.core.messages import (
     SystemMessage,
     ToolMessage,
     UserMessage,
+    text_of,
 )
 from openai_server.prompting.capabilities import Capabilities
 
@@ -38,11 +39,6 @@ def fitted(messages: Sequence[Message], capabilities: Capabilities) -> Sequence[
     if not capabilities.repeated_user:
         result = _without_repeated_users(result)
     return result if capabilities.user_after_result else _with_answers(result)
-
-
-def text_of(message: Message) -> str:
-    content = message.content
-    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 
 def _leading(messages: Sequence[Message]) -> tuple[list[Message], int]:

@@ -11,7 +11,15 @@ from typing import Any
 
 import orjson
 
-from openai_server.core.messages import AssistantMessage, FunctionCall, FunctionMessage, Message, ToolCall, ToolMessage
+from openai_server.core.messages import (
+    AssistantMessage,
+    FunctionCall,
+    FunctionMessage,
+    Message,
+    ToolCall,
+    ToolMessage,
+    text_of,
+)
 
 TemplateObject = dict[str, Any]
 Tools = Sequence[dict[str, Any]]
@@ -111,11 +119,11 @@ def _assistant(message: AssistantMessage, call_id: str, form: Form) -> TemplateO
 
 
 def _content(message: Message, form: Form) -> str | list[dict[str, str]]:
-    content = message.content
     if form.parts:
+        content = message.content
         texts = [content] if isinstance(content, str) else [part.text for part in content or ()]
         return [{"type": "text", "text": text} for text in texts]
-    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+    return text_of(message)
 
 
 def _function(call: FunctionCall, form: Form) -> TemplateObject:

@@ -18,6 +18,7 @@ from openai_server.core.messages import (
     SystemMessage,
     ToolMessage,
     UserMessage,
+    text_of,
 )
 from openai_server.core.tools import Tool
 from openai_server.parsing.tools import schema
@@ -68,20 +69,20 @@ def as_plain(messages: Sequence[Message], instructions: str, *, system_role: boo
     from_tool = False  # whether the last message has tool results; further user messages are merged into it
     for message in messages:
         if isinstance(message, ToolMessage | FunctionMessage):
-            result = f"<tool_response>\n{_text(message)}\n</tool_response>"
+            result = f"<tool_response>\n{text_of(message)}\n</tool_response>"
             if from_tool:
-                plain[-1] = UserMessage(f"{_text(plain[-1])}\n{result}")
+                plain[-1] = UserMessage(f"{text_of(plain[-1])}\n{result}")
             else:
                 plain.append(UserMessage(result))
             from_tool = True
             continue
         if isinstance(message, AssistantMessage) and (calls := _calls(message)):
-            text = _text(message)
+            text = text_of(message)
             message = msgspec.structs.replace(
                 message, content=f"{text}\n{calls}" if text else calls, tool_calls=None, function_call=None
             )
         if from_tool and isinstance(message, UserMessage):
-            plain[-1] = UserMessage(f"{_text(plain[-1])}\n\n{_text(message)}", message.name)
+            plain[-1] = UserMessage(f"{text_of(plain[-1])}\n\n{text_of(message)}", message.name)
         else:
             plain.append(message)
         from_tool = False
@@ -89,11 +90,11 @@ def as_plain(messages: Sequence[Message], instructions: str, *, system_role: boo
     if not instructions:
         return plain
     if isinstance(first, SystemMessage | DeveloperMessage):
-        plain[0] = msgspec.structs.replace(first, content=f"{_text(first)}\n\n{instructions}")
+        plain[0] = msgspec.structs.replace(first, content=f"{text_of(first)}\n\n{instructions}")
     elif system_role:
         plain.insert(0, SystemMessage(instructions))
     elif isinstance(first, UserMessage):
-        plain[0] = msgspec.structs.replace(first, content=f"{instructions}\n\n{_text(first)}")
+        plain[0] = msgspec.structs.replace(first, content=f"{instructions}\n\n{text_of(first)}")
     else:
         plain.insert(0, UserMessage(instructions))
     return plain
@@ -115,10 +116,3 @@ def _calls(message: AssistantMessage) -> str:
 def _call(function: FunctionCall) -> str:
     name = orjson.dumps(function.name).decode()
     return f'<tool_call>\n{{"name": {name}, "arguments": {function.arguments or "{}"}}}\n</tool_call>'
-
-
-def _text(message: Message) -> str:
-    content = message.content
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "\n".join(part.text for part in content)

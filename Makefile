@@ -8,7 +8,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-browser bench setup models lint fmt docs protos vendor lock audit images clean
+.PHONY: help run check test test-browser test-foreign bench setup models lint fmt docs protos vendor lock audit images clean
 
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ test: setup models lint ## installs what is needed and runs every check and test
 
 test-browser: setup ## tests the reference page in a headless Chromium, which must be installed [CHROMIUM=/usr/bin/chromium PYTEST_ARGS=]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS) tests/browser
+
+test-foreign: setup ## runs Triton, MLServer, KServe and Dynamo with scripted models behind a sidecar [PYTEST_ARGS="-k vllm"]
+	@$(BIN)/python -m tests.foreign.setup
+	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS) tests/foreign
 
 bench: setup ## measures the system and its peers, into benchmarks/results [BENCH_ARGS="serving --quick"]
 	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)

@@ -4,8 +4,8 @@ import re
 
 from hypothesis import settings
 
-collect_ignore = ["browser"]
-"""Needs a browser: `make test-browser` names the folder."""
+collect_ignore = ["browser", "foreign"]
+"""Need a browser and other servers: `make test-browser` and `make test-foreign` name the folders."""
 
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("few", settings.get_profile("same"), max_examples=10)

@@ -1,0 +1,222 @@
+"""The checks, the same for each backend. A check raises AssertionError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.foreign import engine
+from tests.foreign.bench import Bench
+from tests.foreign.http_client import Events, Reply
+
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+FEWEST_PARTS = 5
+"""Parts with text that a real stream has at least, of an answer of twelve tokens."""
+NOTICE_SECONDS = 5.0
+LONGEST_MESSAGE = 500  # characters
+INTERNALS = re.compile(r"Traceback|File \"|\.py\b|site-packages|/tmp/|/opt/|/root/|/home/|\bline \d+, in\b")
+"""Parts of a traceback and of file paths, which no error's message may contain."""
+
+
+def check_models(bench: Bench) -> None:
+    reply = bench.client.get("/v1/models")
+    assert reply.status == 200, reply.body
+    assert sorted(model["id"] for model in reply.json["data"]) == sorted(bench.backend.listed)
+    for path in ("/health", "/readyz"):
+        assert bench.client.get(path).status == 200, path
+
+
+def check_completion(bench: Bench) -> None:
+    prompt = "Tell me about tea"
+    text, reason = _whole(bench, COMPLETIONS, {"prompt": prompt})
+    assert text == engine.answer(prompt)
+    assert reason in _reasons(bench, "stop")
+    assert bench.requests()[-1]["prompt"] == prompt
+
+
+def check_streamed(bench: Bench) -> None:
+    prompt = "Tell me about milk"
+    answer = bench.client.stream(COMPLETIONS, {"model": bench.backend.model, "prompt": prompt})
+    _check_stream(bench, answer, engine.answer(prompt), ("stop",))
+    if bench.backend.streams:
+        assert len(answer.deltas) >= FEWEST_PARTS, answer.deltas
+
+
+def check_chat(bench: Bench) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me about coffee"}]
+    prompt = "[system] Be brief.\n[user] Tell me about coffee\n[assistant]"
+    text, reason = _whole(bench, CHAT, {"messages": messages})
+    assert bench.requests()[-1]["prompt"] == prompt
+    assert text == engine.answer(prompt)
+    assert reason in _reasons(bench, "stop")
+    answer = bench.client.stream(CHAT, {"model": bench.backend.model, "messages": messages})
+    assert bench.requests()[-1]["prompt"] == prompt
+    _check_stream(bench, answer, engine.answer(prompt), ("stop",))
+
+
+def check_max_tokens(bench: Bench) -> None:
+    prompt = "Tell me about salt"
+    expected = engine.answer(prompt, 4)
+    body = {"model": bench.backend.model, "prompt": prompt, "max_tokens": 4}
+    _check_kept(bench, "max_tokens", body, expected, "length", bench.backend.keeps_max_tokens)
+
+
+def check_stop(bench: Bench) -> None:
+    """With a stop string that is a token, and with one that begins and ends inside of tokens."""
+    prompt = "Tell me about soup"
+    for stop in (" cups", "wo cu"):
+        expected = engine.answer(prompt).partition(stop)[0]
+        body = {"model": bench.backend.model, "prompt": prompt, "stop": [stop]}
+        _check_kept(bench, "stop", body, expected, "stop", bench.backend.keeps_stop)
+
+
+def check_usage(bench: Bench) -> None:
+    prompt = "Tell me about rice, please"
+    body = {"model": bench.backend.model, "prompt": prompt}
+    reply = bench.client.post(COMPLETIONS, body)
+    assert reply.status == 200, reply.body
+    _check_usage(bench, reply.json.get("usage"), prompt)
+    answer = bench.client.stream(COMPLETIONS, {**body, "stream_options": {"include_usage": True}})
+    assert answer.status == 200, answer
+    assert len(answer.usages) <= 1, answer
+    _check_usage(bench, answer.usages[-1] if answer.usages else None, prompt)
+
+
+def check_failures(bench: Bench) -> None:
+    model = bench.backend.model
+    at_once, midway = f"Please {engine.FAIL_AT_ONCE}", f"Please {engine.FAIL_MIDWAY}"
+    for prompt in (at_once, midway):
+        reply = bench.client.post(COMPLETIONS, {"model": model, "prompt": prompt})
+        _check_failure(reply)
+    for prompt in (at_once, midway):
+        answer = bench.client.stream(COMPLETIONS, {"model": model, "prompt": prompt})
+        assert len(answer.errors) == 1, answer
+        _check_message(answer.errors[0])
+        assert not answer.reasons, "an answer that failed has no reason to end"
+        if prompt == midway and bench.backend.streams:
+            assert "".join(answer.deltas) == "About nothing"
+    check_completion(bench)
+    if bench.backend.notices_leaving:
+        _check_leaving(bench)
+    check_completion(bench)
+
+
+def check_refused(bench: Bench) -> None:
+    """A field that the backend can't express is an error that names it, and never reaches the model."""
+    n_requests = len(bench.requests())
+    for name, value in bench.backend.refused.items():
+        reply = bench.client.post(COMPLETIONS, {"model": bench.backend.model, "prompt": "Hi", name: value})
+        assert reply.status == 400, (name, reply.status, reply.body)
+        assert reply.error["param"] == name, reply.error
+    assert len(bench.requests()) == n_requests
+    reply = bench.client.post(COMPLETIONS, {"model": "no-such-model", "prompt": "Hi"})
+    assert reply.status == 404, reply.body
+    _check_message(reply.error)
+
+
+def check_versions(bench: Bench) -> None:
+    for name, version in bench.backend.versions.items():
+        text, _ = _whole(bench, COMPLETIONS, {"model": name, "prompt": "Tell me about fish"})
+        assert text == engine.answer("about fish")
+        assert bench.requests()[-1]["version"] == version, name
+    if bench.backend.versions:
+        reply = bench.client.post(COMPLETIONS, {"model": f"{bench.backend.model}@2", "prompt": "Hi"})
+        assert reply.status == 404, reply.body
+
+
+CHECKS: Mapping[str, Callable[[Bench], None]] = {
+    "models": check_models,
+    "completion": check_completion,
+    "streamed": check_streamed,
+    "chat": check_chat,
+    "max_tokens": check_max_tokens,
+    "stop": check_stop,
+    "usage": check_usage,
+    "failures": check_failures,
+    "refused": check_refused,
+    "versions": check_versions,
+}
+
+
+# ---- Parts of checks
+
+
+def _whole(bench: Bench, path: str, body: dict[str, Any]) -> tuple[str, str | None]:
+    """Returns text and finish reason of an answer that is not streamed."""
+    reply = bench.client.post(path, {"model": bench.backend.model, **body})
+    assert reply.status == 200, (reply.status, reply.body)
+    [choice] = reply.json["choices"]
+    return choice["text"] if path == COMPLETIONS else choice["message"]["content"], choice["finish_reason"]
+
+
+def _reasons(bench: Bench, reason: str) -> tuple[str | None, ...]:
+    """The honest finish reasons. Without a reported one, none is claimed, but the end that the backend marks may count
+    as `stop`."""
+    if bench.backend.has_reasons:
+        return (reason,)
+    return (None, "stop") if reason == "stop" else (None, reason)
+
+
+def _check_stream(bench: Bench, answer: Events, expected: str, reasons: tuple[str, ...]) -> None:
+    assert answer.status == 200, answer
+    assert not answer.errors
+    assert "".join(answer.deltas) == expected
+    assert answer.is_done
+    assert len(answer.reasons) <= 1
+    if bench.backend.has_reasons:
+        assert tuple(answer.reasons) == reasons
+    if answer.reasons:
+        assert answer.choices[-1]["finish_reason"], "the reason comes with the last choice"
+
+
+def _check_kept(bench: Bench, name: str, body: dict[str, Any], expected: str, reason: str, is_keepable: bool) -> None:
+    reply = bench.client.post(COMPLETIONS, body)
+    answer = bench.client.stream(COMPLETIONS, body)
+    assert answer.status == reply.status, (answer, reply)
+    if reply.status == 400 and not is_keepable:
+        assert reply.error["param"] == name, reply.error
+        assert answer.errors[0]["param"] == name, answer.errors
+        return
+    assert reply.status == 200, reply.body
+    [choice] = reply.json["choices"]
+    assert choice["text"] == expected
+    assert choice["finish_reason"] in _reasons(bench, reason)
+    _check_stream(bench, answer, expected, (reason,))
+
+
+def _check_usage(bench: Bench, usage: Any, prompt: str) -> None:
+    if usage is None:
+        assert not bench.backend.has_counts, "the backend counts"
+        return
+    assert usage["prompt_tokens"] == engine.count(prompt)
+    assert usage["completion_tokens"] == len(engine.tokens(prompt))
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def _check_failure(reply: Reply) -> None:
+    assert 500 <= reply.status < 600, (reply.status, reply.body)
+    _check_message(reply.error)
+
+
+def _check_message(error: Mapping[str, Any]) -> None:
+    message = error["message"]
+    assert message
+    assert len(message) <= LONGEST_MESSAGE
+    assert not INTERNALS.search(message), message
+
+
+def _check_leaving(bench: Bench) -> None:
+    n_requests, n_left = (sum(e["event"] == kind for e in bench.events()) for kind in ("request", "cancelled"))
+    body = {"model": bench.backend.model, "prompt": f"Please {engine.GO_ON}", "stream": True}
+    if bench.backend.keeps_max_tokens:
+        body["max_tokens"] = engine.GO_ON_TOKENS
+    if bench.backend.streams:
+        with bench.client.streaming(COMPLETIONS, body) as response:
+            assert response.status == 200, response.read()
+            assert response.readline().startswith(b"data: ")
+    else:
+        with bench.client.sending(COMPLETIONS, body):
+            assert bench.wait_for("request", n_requests + 1, NOTICE_SECONDS), "the request did not reach the model"
+    assert bench.wait_for("cancelled", n_left + 1, NOTICE_SECONDS), "the model goes on after its client has left"

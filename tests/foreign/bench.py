@@ -60,7 +60,7 @@ def running(backend: Backend, folder: Path) -> Iterator[Bench]:
         command = [sys.executable, "-m", "openai_server", f"--port={SIDECAR_PORT}", *options]
         with process(place, command, {}, folder / "sidecar.log", SIDECAR_PORT):
             client = Client(place, SIDECAR_PORT)
-            _wait_until_ready(client)
+            wait_until_ready(client)
             yield Bench(backend, client, folder)
 
 
@@ -71,7 +71,7 @@ def sidecar_options(backend: Backend, port: int) -> list[str]:
     return [*options, *backend.options]
 
 
-def _wait_until_ready(client: Client) -> None:
+def wait_until_ready(client: Client) -> None:
     """A backend that the sidecar can't use may never be ready; the checks report that."""
     end = time.monotonic() + READY_SECONDS
     while client.get("/readyz").status != 200 and time.monotonic() < end:

@@ -28,6 +28,8 @@ from openai_server.api.docs.endpoint import PAGE
 from openai_server.api.generation import Generator
 from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.choose import Dialects
+from openai_server.backends.dialects.mapping.load import load
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.sealing import Sealer
@@ -59,7 +61,8 @@ class App:
         observer: Observer | None = None,
         watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        dialects = Dialects(config.dialect, [load(path) for path in config.mapping])
+        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias, dialects=dialects)
         self.observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),

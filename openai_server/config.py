@@ -31,6 +31,8 @@ class Config:
     workers: int = 1
     model_alias: Mapping[str, str] = field(default_factory=dict)
     served_model: tuple[str, ...] = ()
+    dialect: Mapping[str, str] = field(default_factory=dict)
+    mapping: tuple[Path, ...] = ()
     chat_template: str | None = None
     forged_markup: str = "allow"
     request_timeout: float = 600

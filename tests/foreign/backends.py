@@ -28,6 +28,9 @@ class Backend:
     has_reasons: bool = True
     """Whether it reports why an answer ended, or counts from which that follows."""
     has_counts: bool = True
+    has_logprobs: bool = False
+    keeps_n: bool = False
+    """Whether it answers several times at once."""
     keeps_max_tokens: bool = True
     keeps_stop: bool = True
     refused: Mapping[str, Any] = field(default_factory=dict)
@@ -50,12 +53,16 @@ BACKENDS = (
         "triton-vllm",
         "Triton, the vLLM backend's contract",
         "vllm_model",
+        has_logprobs=True,
+        keeps_n=True,
         refused=VLLM_REFUSED,
     ),
     Backend(
         "triton-vllm-versions",
         "the same, versions 1 and 3 are ready",
         "vllm_model",
+        has_logprobs=True,
+        keeps_n=True,
         refused=VLLM_REFUSED,
         versions={"vllm_model": "3", "vllm_model@1": "1", "vllm_model@3": "3"},
     ),
@@ -64,6 +71,8 @@ BACKENDS = (
         "Triton, TensorRT-LLM's ensemble",
         "ensemble",
         models=("ensemble", "tensorrt_llm_bls"),
+        notices_leaving=False,  # an ensemble doesn't pass a cancellation to a step that runs
+        keeps_n=True,
         refused=TRTLLM_REFUSED,
     ),
     Backend(
@@ -180,7 +189,6 @@ BACKENDS = (
         "plain",
         server="plain",
         options=("--served-model", "plain"),
-        is_mapped=True,
         streams=False,
         has_reasons=False,
         has_counts=False,

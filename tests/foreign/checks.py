@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.foreign import engine
@@ -29,7 +30,7 @@ def check_models(bench: Bench) -> None:
 
 
 def check_completion(bench: Bench) -> None:
-    prompt = "Tell me about tea"
+    prompt = "Tell me about crème brûlée 🍮"
     text, reason = _whole(bench, COMPLETIONS, {"prompt": prompt})
     assert text == engine.answer(prompt)
     assert reason in _reasons(bench, "stop")
@@ -116,6 +117,57 @@ def check_refused(bench: Bench) -> None:
     _check_message(reply.error)
 
 
+def check_choices(bench: Bench) -> None:
+    """Several answers at once are all there, or the request fails."""
+    prompt = "Tell me about beans"
+    body = {"model": bench.backend.model, "prompt": prompt, "n": 2}
+    reply = bench.client.post(COMPLETIONS, body)
+    answer = bench.client.stream(COMPLETIONS, body)
+    if not bench.backend.keeps_n:
+        assert reply.status >= 400, reply.body
+        assert answer.errors, answer
+        return
+    assert reply.status == 200, reply.body
+    expected = [(choice, engine.answer(prompt, choice=choice), "stop") for choice in range(2)]
+    choices = reply.json["choices"]
+    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in choices] == expected
+    assert reply.json["usage"]["completion_tokens"] == 2 * len(engine.tokens(prompt))
+    for number, text, reason in expected:
+        parts = [choice for choice in answer.choices if choice["index"] == number]
+        assert "".join(part["text"] for part in parts) == text
+        assert [part["finish_reason"] for part in parts if part["finish_reason"]] == [reason]
+
+
+def check_logprobs(bench: Bench) -> None:
+    prompt = "Tell me about eggs"
+    body = {"model": bench.backend.model, "prompt": prompt, "logprobs": 2}
+    reply = bench.client.post(COMPLETIONS, body)
+    if not bench.backend.has_logprobs:
+        assert reply.status == 400, reply.body
+        assert reply.error["param"] == "logprobs"
+        return
+    assert reply.status == 200, reply.body
+    found = reply.json["choices"][0]["logprobs"]
+    tokens = engine.tokens(prompt)
+    assert found["tokens"] == tokens
+    assert found["token_logprobs"] == [-0.25] * len(tokens)
+    assert [len(row) for row in found["top_logprobs"]] == [2] * len(tokens)
+    answer = bench.client.stream(COMPLETIONS, body)
+    streamed = [token for choice in answer.choices if choice["logprobs"] for token in choice["logprobs"]["tokens"]]
+    assert streamed == tokens
+
+
+def check_parallel(bench: Bench) -> None:
+    """Requests at the same time don't get each other's answers."""
+    prompts = [f"Tell me about number{number}" for number in range(8)]
+
+    def text_for(prompt: str) -> str:
+        return "".join(bench.client.stream(COMPLETIONS, {"model": bench.backend.model, "prompt": prompt}).deltas)
+
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        assert list(threads.map(text_for, prompts)) == [engine.answer(prompt) for prompt in prompts]
+
+
 def check_versions(bench: Bench) -> None:
     for name, version in bench.backend.versions.items():
         text, _ = _whole(bench, COMPLETIONS, {"model": name, "prompt": "Tell me about fish"})
@@ -137,6 +189,9 @@ CHECKS: Mapping[str, Callable[[Bench], None]] = {
     "failures": check_failures,
     "refused": check_refused,
     "versions": check_versions,
+    "choices": check_choices,
+    "logprobs": check_logprobs,
+    "parallel": check_parallel,
 }
 
 

@@ -45,11 +45,11 @@ class Delta:
     """`stop` or `length` with the last delta."""
 
 
-def tokens(prompt: str) -> list[str]:
-    """Returns the tokens of the whole answer, an end token excluded."""
+def tokens(prompt: str, choice: int = 0) -> list[str]:
+    """Returns the tokens of a whole answer, an end token excluded. Another choice begins with other words."""
     topic = re.search(r"about (\w+)", prompt)
     return [
-        "About",
+        "About" if choice == 0 else f"{choice}: About",
         f" {topic.group(1) if topic else 'nothing'}",
         ":",
         " a",
@@ -64,9 +64,9 @@ def tokens(prompt: str) -> list[str]:
     ]
 
 
-def answer(prompt: str, max_tokens: int | None = None) -> str:
-    """Returns the text of the answer."""
-    return "".join(tokens(prompt)[:max_tokens])
+def answer(prompt: str, max_tokens: int | None = None, choice: int = 0) -> str:
+    """Returns the text of an answer."""
+    return "".join(tokens(prompt, choice)[:max_tokens])
 
 
 def count(text: str) -> int:
@@ -75,7 +75,12 @@ def count(text: str) -> int:
 
 
 def generate(
-    prompt: str, max_tokens: int | None = None, stop: Sequence[str] = (), *, keeps_stop: bool = False
+    prompt: str,
+    max_tokens: int | None = None,
+    stop: Sequence[str] = (),
+    *,
+    keeps_stop: bool = False,
+    choice: int = 0,
 ) -> Iterator[Delta]:
     """Yields a delta a token. With `keeps_stop`, tokens are never held back, and the last ones contain the stop string.
 
@@ -84,7 +89,7 @@ def generate(
         raise EngineError(FAULT)
     stops = [text for text in stop if text]
     text, sent = "", 0
-    for number, token in enumerate(_endless(prompt), 1):
+    for number, token in enumerate(_endless(prompt, choice), 1):
         if FAIL_MIDWAY in prompt and number == 3:
             raise EngineError(FAULT)
         text += token
@@ -102,12 +107,12 @@ def generate(
     yield Delta(text[sent:], 0, "stop")
 
 
-def _endless(prompt: str) -> Iterator[str]:
+def _endless(prompt: str, choice: int) -> Iterator[str]:
     if GO_ON in prompt:
         for _ in range(GO_ON_TOKENS):
             time.sleep(GO_ON_SECONDS)
             yield " on"
-    for token in tokens(prompt):
+    for token in tokens(prompt, choice):
         time.sleep(TOKEN_SECONDS)
         yield token
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ class Client:
     def __init__(self, network: Network, port: int) -> None:
         self._network = network
         self._port = port
+        self._lock = threading.Lock()  # the network opens one connection at a time
 
     def get(self, path: str) -> Reply:
         return self._send("GET", path, None)
@@ -122,7 +124,8 @@ class Client:
 
     def _connection(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("localhost", self._port)
-        connection.sock = self._network.connect("127.0.0.1", self._port)
+        with self._lock:
+            connection.sock = self._network.connect("127.0.0.1", self._port)
         connection.sock.settimeout(SECONDS)
         return connection
 

@@ -1,4 +1,4 @@
-"""Exchanges with real servers, recorded in recorded/backends: the same HTTP requests lead to the same calls and answers.
+"""Exchanges with real servers, in recorded/backends: the same HTTP requests lead to the same calls and answers.
 
 tests/foreign records them, and describes the servers."""
 

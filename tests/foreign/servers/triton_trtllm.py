@@ -44,16 +44,24 @@ class Engine(Model):
         self._generate(request, prompt, limit)
 
     def _generate(self, request: Request, prompt: str, limit: int) -> None:
-        deltas = request.until_cancelled(engine.generate(prompt, limit, _stop_words(request), keeps_stop=True))
-        text = "" if request.first("exclude_input_in_output", False) else prompt
-        if request.first("streaming", False):
-            for delta in deltas:
-                request.send(*_engine_outputs(request, delta.text, delta.n_tokens, prompt), final=bool(delta.finish))
-        else:
-            parts = list(deltas)
-            text += "".join(part.text for part in parts)
-            n_tokens = sum(part.n_tokens for part in parts)
-            request.send(*_engine_outputs(request, text, n_tokens, prompt), final=True)
+        """With several sequences, each response is a part of one of them."""
+        stop, streams = _stop_words(request), bool(request.first("streaming", False))
+        n_sequences = request.first("num_return_sequences", 1)
+        prefix = "" if request.first("exclude_input_in_output", False) else prompt
+        running = {
+            number: request.until_cancelled(engine.generate(prompt, limit, stop, keeps_stop=True, choice=number))
+            for number in range(n_sequences)
+        }
+        while running:
+            for number, deltas in list(running.items()):
+                parts = [next(deltas, None)] if streams else list(deltas)
+                if None in parts or not parts:
+                    return  # cancelled
+                if parts[-1].finish:
+                    del running[number]
+                text = ("" if streams else prefix) + "".join(part.text for part in parts)
+                n_tokens = sum(part.n_tokens for part in parts)
+                request.send(*_engine_outputs(request, text, n_tokens, prompt, number), final=not running)
 
 
 def _stop_words(request: Request) -> list[str]:
@@ -62,12 +70,12 @@ def _stop_words(request: Request) -> list[str]:
     return ["".join(map(chr, ids[start:end])) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _engine_outputs(request: Request, text: str, n_tokens: int, prompt: str) -> list[Any]:
+def _engine_outputs(request: Request, text: str, n_tokens: int, prompt: str, sequence: int) -> list[Any]:
     outputs = [
         pb_utils.Tensor("output_ids", np.array([[[ord(character) for character in text]]], dtype=np.int32)),
         int32("sequence_length", len(text)),
         int32("batch_index", 0),
-        int32("sequence_index", 0),
+        int32("sequence_index", sequence),
     ]
     if request.first("return_num_input_tokens"):
         outputs.append(int32("num_input_tokens", engine.count(prompt)))
@@ -84,7 +92,7 @@ class Postprocessing(Model):
 
 class Bls(Model):
     """With the parameter `accumulate_tokens`, each response of a stream has the whole text so far. An error is a
-    traceback. The end is an empty response."""
+    traceback. The end is an empty response. As the real model, it ignores `num_return_sequences`."""
 
     def initialize(self, args: dict[str, str]) -> None:
         super().initialize(args)

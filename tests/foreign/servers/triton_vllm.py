@@ -106,7 +106,7 @@ class _Choice:
     def __init__(self, prompt: str, wanted: dict[str, Any], number: int) -> None:
         stop = wanted.get("stop") or []
         limit = wanted.get("max_tokens", MAX_TOKENS)
-        self.deltas = engine.generate(prompt, limit, [stop] if isinstance(stop, str) else stop)
+        self.deltas = engine.generate(prompt, limit, [stop] if isinstance(stop, str) else stop, choice=number)
         self.text = ""
         self.tokens: list[str] = []
         self.finish: str | None = None

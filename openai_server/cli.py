@@ -228,6 +228,7 @@ OPTIONS = (
 )
 
 
+CHECK = click.Argument(["action"], type=click.Choice(["check"]), required=False, metavar="[check]")
 HEALTHCHECK = click.Option(
     ["--healthcheck"],
     is_flag=True,
@@ -238,7 +239,7 @@ HEALTHCHECK = click.Option(
 def command(run: Callable[[Config], None]) -> click.Command:
     """The command line, which calls `run` with the parsed options."""
 
-    def callback(healthcheck: bool, **values: Any) -> None:
+    def callback(action: str | None, healthcheck: bool, **values: Any) -> None:
         config = Config(**values)
         _check_dialects(config)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
@@ -255,13 +256,18 @@ def command(run: Callable[[Config], None]) -> click.Command:
             from openai_server import health_check  # a server doesn't need it
 
             sys.exit(not health_check.is_ready(config))
+        if action is not None:
+            from openai_server import check  # a server doesn't need it
+
+            sys.exit(not check.run(config))
         run(config)
 
     program = Command(
         "openai_server",
         callback=callback,
-        params=[*OPTIONS, HEALTHCHECK],
-        help="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server.",
+        params=[CHECK, *OPTIONS, HEALTHCHECK],
+        help="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server. With `check`, print "
+        "how this server calls each model of the backends, generate a token with each, and exit.",
         context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     )
     return click.version_option(__version__)(program)

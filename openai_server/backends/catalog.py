@@ -164,6 +164,10 @@ class Catalog(Listener):
 
         Raises BackendError, Unavailable.
         """
+        return [model for model in await self.found() if model.is_text_model]
+
+    async def found(self) -> list[Model]:
+        """The same, with the models that no dialect fits."""
         await self._look_up_lists()
         models, names = self._directory.models, self._directory.listed
         lookups = [
@@ -176,7 +180,7 @@ class Catalog(Listener):
             await asyncio.wait(lookups)
         if not (found := [models[name][0] for name in names if name in models]):
             raise _first_error(lookups) or _nothing_ready()
-        return [model for model in found if model.is_text_model]
+        return found
 
     def aliases(self) -> dict[str, str]:
         """The names of models by their aliases, if the models are listed."""

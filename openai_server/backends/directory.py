@@ -214,6 +214,7 @@ class Directory:
                     tuple(members),
                     dialect=metadata.dialect,
                     description=metadata.description,
+                    reason=metadata.reason,
                 )
                 for metadata, members in groups
             )

@@ -52,6 +52,8 @@ class Metadata:
     """None: no dialect fits the model."""
     description: Description | None = field(default=None, kw_only=True)
     """The description that the dialect was chosen by."""
+    reason: str = field(default="", kw_only=True, compare=False)
+    """Why the dialect fits, as the end of a sentence."""
 
     @property
     def tasks(self) -> list[str]:
@@ -324,7 +326,8 @@ class Inventory:
         if dialect is not None:
             parameters = {**dialect.parameters, **parameters}
         input_names = dialect.input_names if dialect is not None else description.input_names
-        metadata = Metadata(input_names, parameters, dialect=dialect, description=description)
+        reason = recognized.reason if recognized else ""
+        metadata = Metadata(input_names, parameters, dialect=dialect, description=description, reason=reason)
         if self._is_kept(name) and self.has(name) and metadata != self.models.get(name):
             self.models[name] = metadata
             if recognized is None:

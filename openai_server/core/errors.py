@@ -329,8 +329,8 @@ REASON_TO_HTTP: dict[str, HttpStatus] = {
 
 
 def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
-    """The response for a backend's error, without a traceback, which is logged. `params` maps the name of a tensor, or of
-    a part of a guide, to the request field that it came from. `room` is for the message about a prompt that is too
+    """The response for a backend's error, without a traceback, which is logged. `params` maps the name of a tensor, or
+    of a part of a guide, to the request field that it came from. `room` is for the message about a prompt that is too
     long; None keeps the backend's."""
     http = REASON_TO_HTTP.get(error.reason) or GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
     part = error.details.get(contract.ERROR_PART, "")

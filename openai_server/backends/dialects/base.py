@@ -86,6 +86,19 @@ class Call:
     """Reads a whole answer with this number of choices. None: whole answers are collected by a reader too."""
 
 
+class Explanation(Struct, frozen=True, kw_only=True):
+    """How a model is called, in words."""
+
+    rpc: str
+    inputs: Mapping[str, str]
+    """Input of the contract → its place."""
+    text: str
+    end: str
+    finish_reason: str
+    counts: str
+    logprobs: str
+
+
 class Dialect(Protocol):
     """One model in one kind of backend."""
 
@@ -118,8 +131,8 @@ class Dialect(Protocol):
     def fields(self, turn: Turn) -> Mapping[str, str]:
         """Name of a backend's input, or of a part of a guide → the client's field that it came from, for errors."""
 
-    def explain(self) -> Iterator[tuple[str, str]]:
-        """Yields each input that the model takes, and its place, for a person."""
+    def explain(self) -> "Explanation":
+        """The description of this dialect for a person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,8 @@ def test_errors_have_the_codes_of_openai() -> None:
         ('Traceback (most recent call last):\n  File "/srv/model.py", line 3, in run\nValueError: boom', ""),
         ("Error generating stream: Traceback (most recent call last):\n  x", "Error generating stream"),
         (
-            "Failed to process: ValueError: boom\n\nAt:\n  /models/m/1/model.py(45): execute\n",
-            "Failed to process: ValueError: boom",
+            "failed: ValueError: boom\n\nAt:\n  /models/m/1/model.py(45): execute\n",
+            "failed: ValueError: boom",
         ),
         ('it broke in File "model.py", line 7', "it broke in"),
         ("assertion failed in /build/src/engine/run.cpp:12", "assertion failed in"),

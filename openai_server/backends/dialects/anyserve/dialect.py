@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
-from openai_server.backends.dialects.base import Call, Recognized, Rpc, ServerInputs, Target
+from openai_server.backends.dialects.base import Call, Explanation, Recognized, Rpc, ServerInputs, Target
 from openai_server.backends.dialects.description import Description, TensorDescription
 from openai_server.backends.dialects.guides import guide_inputs
 from openai_server.backends.dialects.inputs import EVERYTHING, fields
@@ -76,10 +76,17 @@ class AnyServe:
     def fields(self, turn: Turn) -> Mapping[str, str]:
         return fields(turn)
 
-    def explain(self) -> Iterator[tuple[str, str]]:
-        for spec in contract.INPUTS:
-            if spec.name in self.input_names:
-                yield spec.name, f"tensor {spec.name}"
+    def explain(self) -> Explanation:
+        tensors = (self._described.get(spec.name, spec) for spec in contract.INPUTS if spec.name in self.input_names)
+        return Explanation(
+            rpc=self._rpc.value,
+            inputs={tensor.name: f"tensor {tensor.name} ({tensor.datatype})" for tensor in tensors},
+            text=f"tensor {contract.TOKEN.name} or {contract.TEXT.name}",
+            end=f"a finish reason, or {contract.PARAM_FINAL}",
+            finish_reason=f"tensor {contract.FINISH_REASON.name}",
+            counts=f"tensors {contract.PROMPT_TOKENS.name} and {contract.COMPLETION_TOKENS.name}",
+            logprobs=f"tensor {contract.LOGPROB.name}",
+        )
 
 
 ANYSERVE = AnyServe()
@@ -97,7 +104,7 @@ def recognize(description: Description) -> Recognized | None:
         return None
     if description.required - _INPUTS:
         return None
-    return Recognized(bound(description), f"it has the inputs {', '.join(sorted(names & _INPUTS))}")
+    return Recognized(bound(description), "it has the prompt and the text of this project's contract")
 
 
 def bound(description: Description) -> AnyServe:

@@ -7,12 +7,13 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from openai_server.backends.dialects.base import Call, Rpc, ServerInputs, Target
+from openai_server.backends.dialects.base import Call, Explanation, Rpc, ServerInputs, Target
 from openai_server.backends.dialects.description import Description, TensorDescription
 from openai_server.backends.dialects.guides import guide_inputs
 from openai_server.backends.dialects.inputs import INPUT_ROWS, fields, is_omittable, values_of
 from openai_server.backends.dialects.mapping import errors
 from openai_server.backends.dialects.mapping.chat import MessagePlaces
+from openai_server.backends.dialects.mapping.explain import explain_outputs
 from openai_server.backends.dialects.mapping.places import (
     BoundPlace,
     Draft,
@@ -176,11 +177,15 @@ class Mapped:
             **names,
         }
 
-    def explain(self) -> Iterator[tuple[str, str]]:
+    def explain(self) -> Explanation:
+        inputs = {name: place.describe() for name, place in self._places.items()}
         if self._messages is not None:
-            yield "messages", self._messages.describe()
-        for name, place in self._places.items():
-            yield name, place.describe()
+            inputs = {"messages": self._messages.describe(), **inputs}
+        if contract.PROMPT.name in inputs:
+            inputs[contract.ECHO.name] = "added by this server, without log probabilities"
+        end = self._end if isinstance(self._end, str) else f"tensor {self._end.tensor}" if self._end.tensor else ""
+        outputs = explain_outputs(self._file.outputs)
+        return Explanation(rpc=self._rpc.value, inputs=inputs, end=end or "a text that marks it", **outputs)
 
 
 _LIMIT = contract.MAX_TOKENS.name

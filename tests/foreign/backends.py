@@ -11,6 +11,8 @@ class Backend:
     description: str
     model: str
     """The model to use, by its name in /v1/models."""
+    dialect: str = ""
+    """The dialect that the sidecar must recognise; `name` if a mapping file describes it."""
     server: str = "triton"
     """The way to start it: a name in bench.COMMANDS."""
     repository: str = ""
@@ -53,6 +55,7 @@ BACKENDS = (
         "triton-vllm",
         "Triton, the vLLM backend's contract",
         "vllm_model",
+        dialect="triton_vllm",
         has_logprobs=True,
         keeps_n=True,
         refused=VLLM_REFUSED,
@@ -61,6 +64,7 @@ BACKENDS = (
         "triton-vllm-versions",
         "the same, versions 1 and 3 are ready",
         "vllm_model",
+        dialect="triton_vllm",
         has_logprobs=True,
         keeps_n=True,
         refused=VLLM_REFUSED,
@@ -70,6 +74,7 @@ BACKENDS = (
         "triton-trtllm",
         "Triton, TensorRT-LLM's ensemble",
         "ensemble",
+        dialect="trtllm",
         models=("ensemble", "tensorrt_llm_bls"),
         notices_leaving=False,  # an ensemble doesn't pass a cancellation to a step that runs
         keeps_n=True,
@@ -79,6 +84,7 @@ BACKENDS = (
         "triton-trtllm-bls",
         "the same repository, its BLS model with cumulative text",
         "tensorrt_llm_bls",
+        dialect="trtllm",
         repository="triton-trtllm",
         models=("ensemble", "tensorrt_llm_bls"),
         refused=TRTLLM_REFUSED,
@@ -87,6 +93,7 @@ BACKENDS = (
         "triton-llmapi",
         "Triton, TensorRT-LLM's llmapi, decoupled",
         "tensorrt_llm",
+        dialect="llmapi",
         has_counts=False,
         refused=LLMAPI_REFUSED,
     ),
@@ -94,6 +101,7 @@ BACKENDS = (
         "triton-llmapi-unary",
         "the same as shipped, not decoupled",
         "tensorrt_llm",
+        dialect="llmapi",
         streams=False,
         has_counts=False,
         refused=LLMAPI_REFUSED,
@@ -118,6 +126,7 @@ BACKENDS = (
         "triton-tutorial",
         "Triton, `prompt` to `text` as in NVIDIA's tutorials",
         "mistral7b",
+        dialect="anyserve",
         streams=False,
         notices_leaving=False,
         has_reasons=False,
@@ -130,17 +139,20 @@ BACKENDS = (
         "triton-contract",
         "Triton, this project's contract, decoupled",
         "contract",
+        dialect="anyserve",
         refused={"logprobs": 2, "min_p": 0.5},
     ),
     Backend(
         "triton-broken",
         "the same, beside a model that failed to load",
         "contract",
+        dialect="anyserve",
     ),
     Backend(
         "mlserver-hf",
         "MLServer, mlserver_huggingface's contract",
         "hf",
+        dialect="mlserver",
         server="mlserver",
         streams=False,
         notices_leaving=False,
@@ -176,6 +188,7 @@ BACKENDS = (
         "dynamo",
         "Dynamo's KServe front with a scripted engine",
         "dynamo-model",
+        dialect="dynamo",
         server="dynamo",
         options=("--served-model", "dynamo-model"),
         has_counts=False,
@@ -187,6 +200,7 @@ BACKENDS = (
         "plain",
         "a server with ModelInfer and ModelMetadata only",
         "plain",
+        dialect="text_input",
         server="plain",
         options=("--served-model", "plain"),
         streams=False,
@@ -199,6 +213,7 @@ BACKENDS = (
         "anyserve",
         "AnyServe's proof of concept, emulated",
         "tiny-llama",
+        dialect="anyserve_poc",
         server="anyserve_poc",
         notices_leaving=False,
         has_reasons=False,

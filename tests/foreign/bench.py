@@ -21,6 +21,7 @@ from tests.networks import Network, network
 HERE = Path(__file__).resolve().parent
 SERVER_PORT = 9000
 SIDECAR_PORT = 8080
+OTHER_PORT = 8081
 START_SECONDS = 60.0
 READY_SECONDS = 15.0
 """Longest time to wait for the sidecar to find the server's models."""
@@ -28,6 +29,7 @@ READY_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Bench:
+    place: Network
     backend: Backend
     client: Client
     folder: Path
@@ -40,6 +42,20 @@ class Bench:
     def requests(self) -> list[dict[str, Any]]:
         """The requests that have reached the model."""
         return [event for event in self.events() if event["event"] == "request"]
+
+    @contextmanager
+    def other_sidecar(self, options: Sequence[str]) -> Iterator[Client]:
+        """Yields a client of a second sidecar with other options."""
+        with sidecar(self.place, options, self.folder / "other_sidecar.log", OTHER_PORT) as client:
+            yield client
+
+    def report(self) -> str:
+        """Returns the report of `python -m openai_server check`. Raises AssertionError if that fails."""
+        options = sidecar_options(self.backend, SERVER_PORT)
+        command = [*self.place.prefix, sys.executable, "-m", "openai_server", "check", *options]
+        program = subprocess.run(command, capture_output=True, text=True, cwd=setup.ROOT, check=False)
+        assert program.returncode == 0, f"{program.stdout}\n{program.stderr}"
+        return program.stdout
 
     def wait_for(self, event: str, count: int, seconds: float) -> bool:
         """Waits until the log has `count` lines of this event; returns whether it has."""
@@ -57,11 +73,18 @@ def running(backend: Backend, folder: Path) -> Iterator[Bench]:
     """Raises AssertionError if one of the two programs doesn't start."""
     with server(backend, folder) as place:
         options = sidecar_options(backend, SERVER_PORT)
-        command = [sys.executable, "-m", "openai_server", f"--port={SIDECAR_PORT}", *options]
-        with process(place, command, {}, folder / "sidecar.log", SIDECAR_PORT):
-            client = Client(place, SIDECAR_PORT)
-            wait_until_ready(client)
-            yield Bench(backend, client, folder)
+        with sidecar(place, options, folder / "sidecar.log", SIDECAR_PORT) as client:
+            yield Bench(place, backend, client, folder)
+
+
+@contextmanager
+def sidecar(place: Network, options: Sequence[str], log: Path, port: int) -> Iterator[Client]:
+    """Yields a client of a sidecar with these options, which is ready if it has found models."""
+    command = [sys.executable, "-m", "openai_server", f"--port={port}", *options]
+    with process(place, command, {}, log, port):
+        client = Client(place, port)
+        _wait_until_ready(client)
+        yield client
 
 
 def sidecar_options(backend: Backend, port: int) -> list[str]:
@@ -71,7 +94,7 @@ def sidecar_options(backend: Backend, port: int) -> list[str]:
     return [*options, *backend.options]
 
 
-def wait_until_ready(client: Client) -> None:
+def _wait_until_ready(client: Client) -> None:
     """A backend that the sidecar can't use may never be ready; the checks report that."""
     end = time.monotonic() + READY_SECONDS
     while client.get("/readyz").status != 200 and time.monotonic() < end:

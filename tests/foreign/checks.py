@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.foreign import engine
-from tests.foreign.bench import Bench
+from tests.foreign.bench import SERVER_PORT, Bench, sidecar_options
 from tests.foreign.http_client import Events, Reply
 
 COMPLETIONS = "/v1/completions"
@@ -168,6 +168,32 @@ def check_parallel(bench: Bench) -> None:
         assert list(threads.map(text_for, prompts)) == [engine.answer(prompt) for prompt in prompts]
 
 
+def check_report(bench: Bench) -> None:
+    """`python -m openai_server check` names dialect and template, and gets a token."""
+    report = bench.report()
+    _, _, part = report.partition(f"model {bench.backend.model}\n")
+    lines = dict(re.findall(r"^  (\S.*?) {2,}(.*)$", part.partition("\nmodel ")[0], re.MULTILINE))
+    assert lines["dialect"].partition(":")[0] == (bench.backend.dialect or bench.backend.name)
+    assert not lines["one token"].startswith("failed")
+    assert not lines["chat template"].startswith("none"), lines["chat template"]
+
+
+def check_template(bench: Bench) -> None:
+    """Without a template, a chat is an error that names the option, unless the backend speaks this project's own
+    contract."""
+    options = [
+        option for option in sidecar_options(bench.backend, SERVER_PORT) if not option.startswith("--chat-template")
+    ]
+    messages = [{"role": "user", "content": "Tell me about toast"}]
+    with bench.other_sidecar(options) as client:
+        reply = client.post(CHAT, {"model": bench.backend.model, "messages": messages})
+        if bench.backend.dialect == "anyserve":
+            assert reply.status == 200, reply.body
+            return
+        assert reply.status == 400, reply.body
+        assert "--chat-template" in reply.error["message"]
+
+
 def check_versions(bench: Bench) -> None:
     for name, version in bench.backend.versions.items():
         text, _ = _whole(bench, COMPLETIONS, {"model": name, "prompt": "Tell me about fish"})
@@ -192,6 +218,8 @@ CHECKS: Mapping[str, Callable[[Bench], None]] = {
     "choices": check_choices,
     "logprobs": check_logprobs,
     "parallel": check_parallel,
+    "report": check_report,
+    "template": check_template,
 }
 
 

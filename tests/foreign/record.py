@@ -32,14 +32,11 @@ def record(backend: Backend, folder: Path) -> dict[str, Any]:
     kind = BARE if backend.server == "mlserver" else ""
     log = folder / "calls.jsonl"
     recorder = [sys.executable, "-m", "tests.foreign.recorder", str(RECORDER_PORT), str(bench.SERVER_PORT), str(log)]
-    sidecar = [sys.executable, "-m", "openai_server", f"--port={bench.SIDECAR_PORT}", *options]
     with (
         bench.server(backend, folder) as place,
         bench.process(place, [*recorder, *([kind] if kind else [])], {}, folder / "recorder.log", RECORDER_PORT),
-        bench.process(place, sidecar, {}, folder / "sidecar.log", bench.SIDECAR_PORT),
+        bench.sidecar(place, options, folder / "sidecar.log", bench.SIDECAR_PORT) as client,
     ):
-        client = Client(place, bench.SIDECAR_PORT)
-        bench.wait_until_ready(client)
         time.sleep(SETTLE_SECONDS)
         exchanges = [_exchange(client, log, path, body) for path, body in http_requests(backend.model)]
     here = [option.replace(f"{setup.ROOT}{os.sep}", "") for option in options[1:]]

@@ -37,13 +37,17 @@ class Minimal(GRPCInferenceServiceServicer):
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:
         await _unimplemented(context)
 
-    async def ModelStreamInfer(self, requests: Any, context: Context) -> AsyncIterator[Any]:
-        await _unimplemented(context)
-        yield  # makes it a generator, as a stream needs
+    def ModelStreamInfer(self, requests: Any, context: Context) -> AsyncIterator[Any]:
+        return _no_stream(context)
 
 
 async def _unimplemented(context: Context) -> None:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
+async def _no_stream(context: Context) -> AsyncIterator[Any]:
+    await _unimplemented(context)
+    yield
 
 
 async def serve(servicer: GRPCInferenceServiceServicer, port: int) -> None:

@@ -383,6 +383,8 @@ class Backend:
 
     async def _call_alone(self, call: Call, k: int, mailbox: Mailbox) -> None:
         """A stream for one request, or a unary call whose answer arrives as a whole."""
+        if self._lacks_streams and call.fallback is not None:
+            call = call.fallback
         reader = call.new_reader()
         try:
             if (size := call.request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
@@ -392,7 +394,11 @@ class Backend:
                     _deliver(reader, reader.read(response), call.n, k, mailbox)
             _deliver(reader, reader.end(), call.n, k, mailbox)
         except BackendError as error:
-            mailbox.fail(k, error)
+            if error.status == "UNIMPLEMENTED" and call.fallback is not None and not self._lacks_streams:
+                self._lacks_streams = True
+                await self._call_alone(call, k, mailbox)
+            else:
+                mailbox.fail(k, error)
         except Exception:
             log.exception("request '%s' failed", call.request.id)
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))
@@ -402,24 +408,16 @@ class Backend:
     async def _responses(self, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
         """The responses to a call of its own. Raises BackendError."""
         request = call.request
-        if call.rpc is Rpc.BARE_STREAM:
-            async with aclosing(self._open(_only(request), self._timeout, request, self._bare_stream)) as bare:
-                async for response in bare:
-                    yield response
+        if call.rpc is Rpc.UNARY:
+            yield await self.infer(request)
             return
-        if call.rpc is not Rpc.UNARY and not self._lacks_streams:
-            try:
-                async with aclosing(self._open(_only(request), self._timeout, request)) as responses:
-                    async for response in responses:
-                        if response.error_message:
-                            raise call.error_of(response)
-                        yield response.infer_response
-                return
-            except BackendError as error:
-                if error.status != "UNIMPLEMENTED" or call.rpc is not Rpc.EITHER:
-                    raise
-                self._lacks_streams = True
-        yield await self.infer(request)
+        is_bare = call.rpc is Rpc.BARE_STREAM
+        method = self._bare_stream if is_bare else self._stub.ModelStreamInfer
+        async with aclosing(self._open(_only(request), self._timeout, request, method)) as responses:
+            async for response in responses:
+                if not is_bare and response.error_message:
+                    raise call.error_of(response)
+                yield response if is_bare else response.infer_response
 
 
 def _deliver(reader: AnswerReader, rows: Sequence[Row], n: int, k: int, mailbox: Mailbox) -> None:

@@ -188,7 +188,10 @@ class Catalog(Listener):
 
     async def check_default(self) -> None:
         """Raises BackendError or Unavailable if a request for the default model would not be answered."""
-        name = await self._name(None)
+        try:
+            name = await self._name(None)
+        except NoTextModel as error:
+            raise Unavailable(error.message) from error
         members = [inventory.member for inventory in self._directory.having(name)]
         if not (members and await self._pool.ready(*split_version(name), members)):
             raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")

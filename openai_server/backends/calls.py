@@ -18,6 +18,7 @@ from grpc import aio
 from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
+from openai_server.backends.dialects.anyserve.load import load_request, read_load
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
@@ -25,6 +26,7 @@ from openai_server.backends.shared_stream import SharedStream, StreamLost, unnum
 from openai_server.core import request_context
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
+from openai_server.core.load import BackendLoad
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -224,6 +226,14 @@ class Backend:
         answer = await self._lookup(self._stub.ModelConfig, ModelConfigRequest(name=model))
         reported = answer.config.parameters
         return {name: reported[name].string_value for name in contract.CONFIG_PARAMETERS if name in reported}
+
+    @property
+    def reports_load(self) -> bool:
+        """Whether `load` may be called: never for a server that doesn't offer it."""
+        return self.connected and contract.EXTENSION_LOAD in (self._extensions or ())
+
+    async def load(self) -> BackendLoad:
+        return read_load(await self._lookup(self._stub.ModelInfer, load_request()))
 
     async def _lookup(self, call: Callable[..., Awaitable[T]], request: Message) -> T:
         """The result of a lookup call. A timeout counts as UNAVAILABLE."""

@@ -1,7 +1,7 @@
 """The load of the backends, for metrics. Only backends that list contract.EXTENSION_LOAD are queried.
 
-A scrape queries the backends and waits for a moment; a report that arrives later is used by the next scrape. So a backend
-that hangs delays a scrape by WAIT at most.
+A scrape queries the backends and waits for a moment; a report that arrives later is used by the next scrape. So a
+backend that hangs delays a scrape by WAIT at most.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ class LoadReports:
         """Reports of the connected backends that report their load."""
 
     async def refresh(self) -> None:
-        """Queries the backends that were not queried within INTERVAL, and waits up to WAIT seconds for their reports."""
+        """Queries the backends that were not queried within INTERVAL, and waits WAIT seconds at most."""
         now, started = self._clock(), list[asyncio.Task[None]]()
         self._reports = {member: self._reports.get(member) or _Report() for member in self._able}
         for member, report in self._reports.items():

@@ -108,6 +108,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/metrics.md": {
         "sidecar metrics": lambda: _table(metrics.HEADER, metrics.sidecar()),
+        "vllm metrics": lambda: _table(metrics.HEADER, metrics.vllm()),
         "worker metrics": lambda: _table(metrics.HEADER, metrics.worker()),
     },
     "docs/fields.md": {

@@ -70,7 +70,9 @@ PURE = (
         )
     ),
     "openai_server.api.within_caps",
+    "openai_server.telemetry.load",
     "openai_server.telemetry.request_start",
+    "openai_server.telemetry.vllm_names",
     "openai_server.api.docs.paths",
     *(
         f"openai_server.prompting.{name}"
@@ -193,7 +195,10 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         (
             "prometheus_client",
             {
-                *(f"openai_server.telemetry.{name}" for name in ("metrics", "processes", "sharing")),
+                *(
+                    f"openai_server.telemetry.{name}"
+                    for name in ("load", "metrics", "processes", "sharing", "vllm_names")
+                ),
                 "anyserve_worker.telemetry.metrics",
             },
         ),

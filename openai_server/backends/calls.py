@@ -28,6 +28,7 @@ from openai_server.backends.shared_stream import SharedStream, StreamLost, unnum
 from openai_server.core import request_context
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
+from openai_server.core.load import BackendLoad
 from openai_server.core.rows import Row
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -219,6 +220,14 @@ class Backend:
             return False
         is_ready = await self._lookups.model_ready(model, version)
         return await self._lookups.server_ready() if is_ready is None else is_ready
+
+    @property
+    def reports_load(self) -> bool:
+        """Whether `load` may be called: never for a server that doesn't offer it."""
+        return self.connected and self._has_extension(contract.EXTENSION_LOAD)
+
+    async def load(self) -> BackendLoad:
+        return await self._lookups.load()
 
     async def index(self) -> list[IndexEntry]:
         """All models, in the backend's order, also those that are not ready."""

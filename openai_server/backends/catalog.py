@@ -182,6 +182,11 @@ class Catalog(Listener):
             raise _first_error(lookups) or _nothing_ready()
         return found
 
+    @property
+    def default_name(self) -> str | None:
+        """The name of the default model; None if it is unknown."""
+        return self._directory.target(None)
+
     def aliases(self) -> dict[str, str]:
         """The names of models by their aliases, if the models are listed."""
         return self._directory.listed_aliases()

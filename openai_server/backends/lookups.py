@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from google.protobuf.message import Message
 
 from openai_server.backends.dialects.anyserve import poc
+from openai_server.backends.dialects.anyserve.load import load_request, read_load
 from openai_server.backends.dialects.description import (
     Description,
     IndexEntry,
@@ -16,6 +17,7 @@ from openai_server.backends.dialects.description import (
 )
 from openai_server.backends.failures import FAILURES, failure_of
 from openai_server.core.errors import BackendError
+from openai_server.core.load import BackendLoad
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
     ModelMetadataRequest,
@@ -60,6 +62,9 @@ class Lookups:
         request = ModelReadyRequest(name=model, version=version)
         answer = await self._if_implemented(self._stub.ModelReady, request)
         return None if answer is None else answer.ready
+
+    async def load(self) -> BackendLoad:
+        return read_load(await self._call(self._stub.ModelInfer, load_request()))
 
     async def index(self) -> list[IndexEntry]:
         """All models, in the server's order, also those that are not ready."""

@@ -23,13 +23,10 @@ def _reason(outputs: Outputs) -> str:
         return "derived: `length` if the token count reaches the limit, otherwise `stop`"
     if outputs.finish_reason is None:
         return "absent; in a stream, `stop` if the backend marks its end"
-    if (
-        isinstance(outputs.finish_reason, Reason)
-        and outputs.finish_reason.map
-        and not any(outputs.finish_reason.map.values())
-    ):
+    reason = outputs.finish_reason
+    if isinstance(reason, Reason) and reason.map and not any(reason.map.values()):
         return "absent: the backend's own marks only the end"
-    return _place(outputs.finish_reason)
+    return _place(reason)
 
 
 def _text(text: str | Text) -> str:

@@ -52,7 +52,7 @@ setup: ## creates .venv with all packages [CMAKE_ARGS=-DGGML_CUDA=on for another
 	@exec $(PYTHON) -m scripts.setup dev
 
 models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, KServe's types
-	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
+	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types
 
 lint: setup ## checks code (ruff, mypy), plain English, and that the generated stubs and tables are up to date
 	@$(BIN)/ruff check

@@ -196,7 +196,7 @@ def _constants(step_batches: bool) -> dict[str, Any]:
     config.config.name = MODEL
     index = RepositoryIndexResponse()
     index.models.add(name=MODEL, version="1", state="READY")
-    extensions = contract.EXTENSIONS if step_batches else ()
+    extensions = set(contract.EXTENSIONS) - {contract.EXTENSION_LOAD} if step_batches else ()
     return {
         "ServerLive": ServerLiveResponse(live=True),
         "ServerReady": ServerReadyResponse(ready=True),

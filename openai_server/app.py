@@ -30,11 +30,13 @@ from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.mapping.load import load
+from openai_server.backends.load_report import INTERVAL, LoadReports
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.sealing import Sealer
 from openai_server.http.lifespan import lifespan
 from openai_server.prompting.deferred import DeferredPlanner
+from openai_server.telemetry import sharing
 from openai_server.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -63,7 +65,11 @@ class App:
     ) -> None:
         dialects = Dialects(config.dialect, [load(path) for path in config.mapping])
         catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias, dialects=dialects)
-        self.observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
+        self.observer = observer or Observer.of(
+            log_access=config.access_log,
+            tracing=tracing.wanted(config.tracing),
+            metrics_names=config.metrics_names,
+        )
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
             Admission(config.max_concurrency, config.max_queue),
@@ -95,6 +101,7 @@ class App:
             bodies=bodies,
             sealer=Sealer(lambda: self._item_keys.keys),
             observer=self.observer,
+            load_reports=LoadReports(backend),
             clock=time.time,
             chat_template=config.chat_template,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
@@ -116,6 +123,8 @@ class App:
             ),
         )
         self._watches = [backend.watch, catalog.watch, self.gate.key_ring.watch, self._item_keys.watch, *watches]
+        if sharing.is_shared():
+            self._watches.append(self._share_unreported)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -130,9 +139,16 @@ class App:
             for ended in await asyncio.gather(*watches, return_exceptions=True):
                 if isinstance(ended, Exception):
                     log.error("a background task failed", exc_info=ended)
+            self.services.load_reports.close()
             await self.services.bodies.close()
             await self.services.pool.close()
             await asyncio.to_thread(self.observer.close)
+
+    async def _share_unreported(self) -> None:
+        """Keeps this process' part of a metric up to date for scrapes of other processes. Runs until cancelled."""
+        while True:
+            self.observer.metrics.unreported(self.services.load_reports.n_unreported)
+            await asyncio.sleep(INTERVAL)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
         if scope["type"] == "http":

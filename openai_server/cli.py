@@ -12,7 +12,7 @@ from anyserve_common.command_line import Command, hosts, names
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
-from openai_server.config import Config, EmptyVariableOption, count, file, option, path, seconds
+from openai_server.config import METRICS_NAMES, Config, EmptyVariableOption, count, file, option, path, seconds
 
 
 def _pairs(form: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], dict[str, str]]:
@@ -211,6 +211,14 @@ OPTIONS = (
         "free port.",
         type=click.IntRange(0, 65535),
         metavar="PORT",
+    ),
+    option(
+        "--metrics-names",
+        "Expose metrics under another server's names as well, for gateways and autoscalers that read those: `vllm`. "
+        "Repeatable.",
+        type=click.Choice(METRICS_NAMES),
+        callback=lambda _, __, values: tuple(dict.fromkeys(values)),
+        multiple=True,
     ),
     option("--docs/--no-docs", "Serve the API reference at /docs, a page that can also send requests."),
     *ACCESS_OPTIONS,

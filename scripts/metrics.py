@@ -3,10 +3,15 @@
 from collections.abc import Iterable, Iterator
 
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.parser import text_string_to_metric_families
 
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.telemetry.metrics import WorkerCollector
-from openai_server.telemetry.metrics import Metrics
+from openai_server.core.load import BackendLoad
+from openai_server.core.request_context import RequestContext
+from openai_server.core.usage import Usage
+from openai_server.telemetry import load
+from openai_server.telemetry.metrics import VLLM, Metrics
 
 HEADER = "metric | type | labels | meaning"
 Row = tuple[str, ...]
@@ -36,6 +41,23 @@ def sidecar() -> Iterator[Row]:
     for metric in Metrics()._registry._collector_to_names:
         if isinstance(metric, MetricWrapperBase):
             yield _row(metric._name, metric._type or "", metric._labelnames, metric._documentation)
+    for name, meaning in load.MEANINGS.items():
+        yield _row(name, "gauge", (), meaning)
+
+
+def vllm() -> Iterator[Row]:
+    """The metrics under vLLM's names. Those with `model_name` for each model have one sample here."""
+    metrics = Metrics([VLLM])
+    context = RequestContext(
+        operation="chat", model="model", status=200, stream=True, choices=1, finish_reasons=["stop"], first_token=0
+    )
+    context.usage = Usage(1, 2, 1)
+    metrics.end([context])
+    families = text_string_to_metric_families(metrics.text(BackendLoad(kv_cells=1), "model").decode())
+    for family in families:
+        if family.name.startswith("vllm:"):
+            labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+            yield _row(family.name, family.type, labels, family.documentation)
 
 
 def worker() -> Iterator[Row]:

@@ -70,7 +70,9 @@ PURE = (
         )
     ),
     "openai_server.api.within_caps",
+    "openai_server.telemetry.load",
     "openai_server.telemetry.request_start",
+    "openai_server.telemetry.vllm_names",
     "openai_server.api.docs.paths",
     *(
         f"openai_server.prompting.{name}"
@@ -193,7 +195,10 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         (
             "prometheus_client",
             {
-                *(f"openai_server.telemetry.{name}" for name in ("metrics", "processes", "sharing")),
+                *(
+                    f"openai_server.telemetry.{name}"
+                    for name in ("load", "metrics", "processes", "sharing", "vllm_names")
+                ),
                 "anyserve_worker.telemetry.metrics",
             },
         ),
@@ -204,9 +209,9 @@ def test_a_library_is_only_imported_by_its_wrappers(library: str, users: set[str
     assert importers == users
 
 
-def test_only_calls_failures_and_channel_use_grpc_in_the_sidecar() -> None:
+def test_only_some_modules_use_grpc_in_the_sidecar() -> None:
     users = {module for module, imported in modules("openai_server").items() if uses_grpc(imported)}
-    assert users == {f"openai_server.backends.{name}" for name in ("calls", "channel", "failures")}
+    assert users == {f"openai_server.backends.{name}" for name in ("calls", "channel", "failures", "lookups")}
 
 
 def uses_grpc(imported: set[str]) -> bool:

@@ -41,6 +41,16 @@ class EmbeddingSteps:
     def idle(self) -> bool:
         return not self._by_job
 
+    @property
+    def n_running(self) -> int:
+        """Prompts that are partly read or in the current batch. May be read on any thread."""
+        return self._queue.n_begun
+
+    @property
+    def n_waiting(self) -> int:
+        """Prompts of which nothing has been read. May be read on any thread."""
+        return max(0, len(self._by_job) - self._queue.n_begun)
+
     def add(self, embedding: RunningEmbedding) -> None:
         self._stats.last_request_ms = time.time_ns() // 1_000_000
         self._by_job[embedding.job] = embedding

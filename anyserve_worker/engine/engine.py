@@ -32,7 +32,7 @@ from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, 
 from anyserve_worker.engine.embedding_steps import EmbeddingSteps
 from anyserve_worker.engine.preparation import Preparation
 from anyserve_worker.engine.running_request import RunningEmbedding, RunningGeneration
-from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.stats import EngineLoad, EngineStats
 from anyserve_worker.engine.text_steps import TextRunner, TextSteps
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
@@ -149,6 +149,16 @@ class Engine:
     @property
     def n_free_cells(self) -> int:
         return self._scheduler.cache.n_free_cells
+
+    @property
+    def load(self) -> EngineLoad:
+        embedding = self._embedding_steps
+        return EngineLoad(
+            n_waiting=self.n_waiting + self.n_guides_waiting + (embedding.n_waiting if embedding else 0),
+            n_running=self.n_running + (embedding.n_running if embedding else 0),
+            n_cells=self.n_cells,
+            n_running_cells=self._scheduler.cache.n_running_cells,
+        )
 
     async def submit(self, request: GenerationRequest, origin: Origin = UNKNOWN_ORIGIN) -> RunningGeneration:
         """Starts a generation; the caller iterates over it to its end, or cancels it.

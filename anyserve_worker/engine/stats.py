@@ -40,6 +40,20 @@ def _powers(low: float, n: int) -> tuple[float, ...]:
     return tuple(low * 2**k for k in range(n))
 
 
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """The load of an engine at one moment."""
+
+    n_waiting: int
+    """Sequences that wait: for a slot in the batch, for their guide, or to be embedded."""
+    n_running: int
+    """Sequences in the batch, and prompts that are being embedded."""
+    n_cells: int
+    """KV cells in total."""
+    n_running_cells: int
+    """KV cells of running sequences."""
+
+
 @dataclass(slots=True)
 class EngineStats:
     """Written by the engine's thread. `success` and `failure`: whole requests; `queue`: time before the first step."""

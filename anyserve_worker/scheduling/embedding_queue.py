@@ -107,6 +107,11 @@ class EmbeddingQueue:
     def idle(self) -> bool:
         return not self._line and not self._begun
 
+    @property
+    def n_begun(self) -> int:
+        """Jobs that are partly read or in the current batch."""
+        return len(self._begun)
+
     def add(self, job: EmbeddingJob) -> None:
         self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short prompts are ordered by arrival.
 

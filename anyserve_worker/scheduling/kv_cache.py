@@ -87,6 +87,11 @@ class KVCache:
         return len(self._free_cells)
 
     @property
+    def n_running_cells(self) -> int:
+        """Cells of running sequences, each counted once."""
+        return self._n_held
+
+    @property
     def n_cached_sequences(self) -> int:
         return sum(not entry.running for entry in self._entries.values())
 

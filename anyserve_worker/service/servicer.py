@@ -215,6 +215,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
                 (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in step_kinds]),
                 (contract.STEP_TOKENS, [tokens for _, tokens, _ in step_kinds]),
                 (contract.STEP_THREADS, [threads for _, _, threads in step_kinds]),
+                *_load(model.engine for model in self._repository if model.ready),
             ]
         )
 
@@ -252,6 +253,17 @@ async def _run_task(engine: Engine, request: TaskRequest) -> Outputs:
             return token_outputs(*await engine.tokenize(request))
         case DetokenizeRequest():
             return [(contract.WHOLE_TEXT, [await engine.detokenize(request)])]
+
+
+def _load(engines: Iterable[Engine]) -> Outputs:
+    """The values of contract.LOAD_OUTPUTS."""
+    loads = [engine.load for engine in engines]
+    return [
+        (contract.SEQUENCES_WAITING, [sum(load.n_waiting for load in loads)]),
+        (contract.SEQUENCES_RUNNING, [sum(load.n_running for load in loads)]),
+        (contract.KV_CELLS, [sum(load.n_cells for load in loads)]),
+        (contract.KV_CELLS_RUNNING, [sum(load.n_running_cells for load in loads)]),
+    ]
 
 
 def _statistics(model: ServedModel) -> pb.ModelStatistics:

@@ -91,8 +91,8 @@ class RequestAccess:
     """Access state of one request. `headers` go on every response. Inside `async with` the request has a slot."""
 
     __slots__ = (
-        *("_account", "_gate", "_held", "_method", "_n_tokens", "_prompt_estimate", "_request_headers", "_reserved"),
-        *("_ticket", "_used", "caller", "headers"),
+        *("_account", "_fairness_id", "_gate", "_held", "_method", "_n_tokens", "_prompt_estimate", "_request_headers"),
+        *("_reserved", "_ticket", "_used", "caller", "headers"),
     )
 
     def __init__(self, gate: Gate, method: str, headers: Headers) -> None:
@@ -102,6 +102,9 @@ class RequestAccess:
         self._account: Account | None = None
         """None: no limits apply."""
         self._ticket: Ticket | None = None
+        self._fairness_id = ""
+        """Slots and turns are shared between these ids if there are no API keys. Clients can choose any, so no limit
+        depends on them."""
         self._reserved = 0
         self._prompt_estimate = 0
         self._n_tokens = 0
@@ -112,7 +115,10 @@ class RequestAccess:
 
     @property
     def caller_id(self) -> str:
-        return self.caller.id
+        return self.caller.id or self._fairness_id
+
+    def share_as(self, fairness_id: str) -> None:
+        self._fairness_id = fairness_id
 
     def preflight(self) -> dict[str, str] | None:
         """Headers of the response to a browser's preflight request; None if this is another request."""
@@ -167,7 +173,7 @@ class RequestAccess:
 
     async def __aenter__(self) -> None:
         """Waits for a slot. Raises Overloaded."""
-        ticket = self._ticket = Ticket(self.caller.id)
+        ticket = self._ticket = Ticket(self.caller_id)
         self._gate.admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:

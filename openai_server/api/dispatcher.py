@@ -21,6 +21,7 @@ from openai_server.api.models.anthropic import VERSION_HEADER
 from openai_server.api.services import Services
 from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
 from openai_server.core.request_context import RequestContext
+from openai_server.core.routing import NO_ROUTING
 from openai_server.http.json_response import JSONResponse
 from openai_server.http.router import Match, Router
 from openai_server.http.streaming import CLIENT_CLOSED_REQUEST, ClientGone, EventStream
@@ -101,6 +102,9 @@ class Dispatcher:
             if context.scope["path"] not in self._open_paths:
                 access.authenticate()
                 context.caller = access.caller.label
+                if context.routing is not NO_ROUTING and not context.caller:
+                    context.caller = context.routing.fairness_id
+                    access.share_as(context.caller)
             return await _handled(match, context)
         except (asyncio.CancelledError, Exception) as error:
             return error_response(error, context, api)

@@ -1,4 +1,4 @@
-"""The model in a request's path. PURE."""
+"""The model in a request's path, or in the header of a gateway. PURE."""
 
 from typing import Protocol
 
@@ -12,10 +12,13 @@ class _WithModel(Protocol):
 
 
 def take_model_from_path(request: _WithModel, context: RequestContext) -> None:
-    """Sets the request's model to the one in its path, if there is one.
+    """Sets the request's model to the one in its path, if there is one. The model of a gateway replaces both.
 
-    Raises InvalidRequest if the body names another one.
+    Raises InvalidRequest if path and body name different models.
     """
+    if context.routing.model:
+        request.model = context.routing.model
+        return
     model = context.parameters.get("model")
     if not model:
         return

@@ -8,6 +8,7 @@ from openai_server.access.turns import FairThreads
 from openai_server.api.bodies.reader import Bodies
 from openai_server.api.generation import Generator
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.load_report import LoadReports
 from openai_server.backends.pool import Pool
 from openai_server.core.sealing import Sealer
 from openai_server.prompting.deferred import DeferredPlanner
@@ -31,6 +32,7 @@ class Services:
     sealer: Sealer
     """Seals what clients keep for later requests."""
     observer: Observer
+    load_reports: LoadReports
     clock: Callable[[], float]
     chat_template: str | None
     """Jinja source that replaces the models' own templates; None: each model has its own."""

@@ -182,13 +182,21 @@ class Catalog(Listener):
             raise _first_error(lookups) or _nothing_ready()
         return found
 
+    @property
+    def default_name(self) -> str | None:
+        """The name of the default model; None if it is unknown."""
+        return self._directory.target(None)
+
     def aliases(self) -> dict[str, str]:
         """The names of models by their aliases, if the models are listed."""
         return self._directory.listed_aliases()
 
     async def check_default(self) -> None:
         """Raises BackendError or Unavailable if a request for the default model would not be answered."""
-        name = await self._name(None)
+        try:
+            name = await self._name(None)
+        except NoTextModel as error:
+            raise Unavailable(error.message) from error
         members = [inventory.member for inventory in self._directory.having(name)]
         if not (members and await self._pool.ready(*split_version(name), members)):
             raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")

@@ -173,7 +173,7 @@ class SharedStream:
         """Adds the parameters that a call of its own would have as metadata. Returns the timer of its deadline."""
         request.parameters[contract.PARAM_REQUEST].int64_param = number
         for name, value in request_context.current().headers:
-            request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
+            request.parameters[contract.METADATA_PARAMETERS[name]].string_param = value
         if self._timeout is None:
             return None
         request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)
@@ -351,7 +351,7 @@ class SharedStream:
 def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
     """The request without the parameters that the shared stream added."""
     parameters = (contract.PARAM_REQUEST, contract.PARAM_WHOLE, contract.PARAM_TIMEOUT)
-    for parameter in (*parameters, *contract.HEADER_PARAMETERS.values()):
+    for parameter in (*parameters, *contract.METADATA_PARAMETERS.values()):
         request.parameters.pop(parameter, None)
     return request
 

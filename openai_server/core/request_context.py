@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from msgspec import Struct
 
 from openai_server.core import current_request
+from openai_server.core.routing import NO_ROUTING, Routing
 from openai_server.core.usage import Usage
 from protos import contract
 
@@ -24,6 +25,9 @@ class Access(Protocol):
     @property
     def caller_id(self) -> str:
         """Id of the caller; slots and turns are shared fairly between callers."""
+
+    def share_as(self, fairness_id: str) -> None:
+        """Sets the caller's id if there are no API keys. Limits stay those of all requests together."""
 
     @property
     def is_limited(self) -> bool:
@@ -74,11 +78,13 @@ class RequestContext(Struct, eq=False):
     client: str = ""
     """The client's address."""
     caller: str = ""
-    """The caller's name for the backend; empty without API keys."""
+    """The caller's name for the backend. Without API keys, the gateway's fairness id, or empty."""
     traceparent: str = ""
     """W3C trace context: the span that calls to the backend belong to."""
     tracestate: str = ""
     """W3C trace context: state of other tracing systems; empty without one."""
+    routing: Routing = NO_ROUTING
+    """Headers of a gateway's endpoint picker."""
     clock: Callable[[], float] = float
     """Returns seconds; the default always returns 0."""
     on_waiting: Callable[["RequestContext", int], None] = lambda _, __: None
@@ -174,6 +180,8 @@ class RequestContext(Struct, eq=False):
             headers.append((contract.METADATA_TRACEPARENT, self.traceparent))
             if self.tracestate:
                 headers.append((contract.METADATA_TRACESTATE, self.tracestate))
+        if self.routing is not NO_ROUTING:
+            headers += self.routing.passed_on
         return headers
 
 

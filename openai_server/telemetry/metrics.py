@@ -7,17 +7,19 @@ the backend serves, and statuses. `model` is empty if the request's model was no
 With `--workers`, a scrape of one process returns the sums of all: see `sharing.py`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from openai_server import __version__
+from openai_server.core.load import BackendLoad
 from openai_server.core.request_context import RequestContext
-from openai_server.telemetry import sharing
+from openai_server.telemetry import load, sharing, vllm_names
 from openai_server.telemetry.processes import ProcessesCollector
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the time at which each series began, which would double the number of series
@@ -48,13 +50,33 @@ class _Level:
     def inc(self, amount: float = 1) -> None:
         self._n += amount
 
+    def set(self, value: float) -> None:
+        self._n = value
+
+
+class _Families(Collector):
+    """Metrics that have already been collected."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self._families
+
+
+VLLM = "vllm"
+"""The names of vLLM, as a value of `names`."""
+
 
 def _level(gauge: Gauge) -> Gauge | _Level:
     return gauge if sharing.is_shared() else _Level(gauge)
 
 
 class Metrics:
-    def __init__(self) -> None:
+    """`names`: whose names the metrics have besides their own, such as VLLM."""
+
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self._names = tuple(names)
         registry = self._registry = CollectorRegistry()
         Gauge(
             "openai_server_info",
@@ -94,8 +116,16 @@ class Metrics:
         )
         self._queued = _level(
             Gauge(
-                "openai_server_requests_queued",
+                load.OWN_QUEUE,
                 "Requests queued for a slot.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            )
+        )
+        self._unreported = _level(
+            Gauge(
+                load.UNREPORTED,
+                "Requests in progress at backends that don't report their load.",
                 registry=registry,
                 multiprocess_mode="livesum",
             )
@@ -120,7 +150,8 @@ class Metrics:
         )
         cached = Counter(
             "openai_server_cached_tokens",
-            "Prompt tokens that were in the backend's cache and not computed again.",
+            "Prompt tokens that were in the backend's cache and not computed again; absent if the backend doesn't "
+            "report them.",
             by_model,
             registry=registry,
         )
@@ -202,7 +233,8 @@ class Metrics:
             self._requests(endpoint, model, str(status)).inc(len(group))
             if usages := [context.usage for context in group if context.usage]:
                 self._prompt(endpoint, model).inc(sum(usage.prompt for usage in usages))
-                self._cached(endpoint, model).inc(sum(usage.cached or 0 for usage in usages))
+                if cached := [usage.cached for usage in usages if usage.cached is not None]:
+                    self._cached(endpoint, model).inc(sum(cached))
             if tokens := sum(context.completion_tokens or 0 for context in group):
                 self._completion(endpoint, model).inc(tokens)
             if operation := group[0].operation:
@@ -223,11 +255,22 @@ class Metrics:
 
     # ---- Scrapes
 
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def unreported(self, n: int) -> None:
+        """Sets the number of this process' requests at backends that don't report their load."""
+        self._unreported.set(n)
+
+    def text(self, reported: BackendLoad | None = None, model: str = "") -> bytes:
+        """All metrics in Prometheus' text format. `reported` is the load of the backends, None if unknown, and `model`
+        the name of the default model, empty if unknown."""
         registry = self._registry
         if sharing.is_shared():
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # registers itself
             registry.register(ProcessesCollector(sharing.processes))
-        return generate_latest(registry)
+        families = list(registry.collect())
+        families += load.families(families, reported)
+        if VLLM in self._names:
+            families += vllm_names.families(families, model)
+        collected = CollectorRegistry()
+        collected.register(_Families(families))
+        return generate_latest(collected)

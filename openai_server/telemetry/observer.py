@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from anyserve_common.logs import together
@@ -18,16 +18,18 @@ requests; reporting several requests together takes a third of the time."""
 
 
 class Observer:
-    def __init__(self, *, log_access: bool, tracer: Tracer | None = None) -> None:
-        self.metrics = Metrics()
+    """`metrics_names`: whose names the metrics have besides their own."""
+
+    def __init__(self, *, log_access: bool, tracer: Tracer | None = None, metrics_names: Sequence[str] = ()) -> None:
+        self.metrics = Metrics(metrics_names)
         self._log_access = log_access
         self._tracer = tracer
         self._ended: list[RequestContext] = []
         """Requests that are not reported yet."""
 
     @classmethod
-    def of(cls, *, log_access: bool, tracing: bool) -> "Observer":
-        return cls(log_access=log_access, tracer=tracer() if tracing else None)
+    def of(cls, *, log_access: bool, tracing: bool, metrics_names: Sequence[str] = ()) -> "Observer":
+        return cls(log_access=log_access, tracer=tracer() if tracing else None, metrics_names=metrics_names)
 
     def begin(
         self,

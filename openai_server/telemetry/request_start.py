@@ -8,6 +8,7 @@ from typing import Any
 from anyserve_common import trace_context
 from openai_server.core import current_request
 from openai_server.core.request_context import OTHER, RequestContext
+from openai_server.core.routing import routing
 
 MAX_ID_LENGTH = 128
 _SANE_ID = re.compile(rf"[!-~]{{1,{MAX_ID_LENGTH}}}", re.ASCII)
@@ -46,6 +47,7 @@ def begin(
         client=client[0] if client else "",
         traceparent=parent,
         tracestate=_tracestate(scope["headers"]) if parent and b"tracestate" in headers else "",
+        routing=routing(headers),
         clock=clock,
         on_waiting=on_waiting,
         scope=scope,

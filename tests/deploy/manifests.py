@@ -99,6 +99,19 @@ def pods(folder: str) -> Iterator[Pod]:
         yield Pod(deployment["metadata"]["name"], template["metadata"]["labels"], template["spec"])
     for service in of_kind(resources, "InferenceService"):
         yield _predictor(service, of_kind(resources, "ServingRuntime"))
+    for service in of_kind(resources, "LLMInferenceService"):
+        yield _workload(service)
+
+
+def _workload(service: Resource) -> Pod:
+    """The pod that KServe creates, without what its own template adds."""
+    name = service["metadata"]["name"]
+    labels = {
+        "app.kubernetes.io/name": name,
+        "app.kubernetes.io/part-of": "llminferenceservice",
+        "kserve.io/component": "workload",
+    }
+    return Pod(name, labels, service["spec"]["template"])
 
 
 def _predictor(service: Resource, runtimes: list[Resource]) -> Pod:

@@ -1,13 +1,12 @@
-"""JSON Schemas of the resources of Prometheus' operator (`monitoring.coreos.com/v1`).
+"""JSON Schemas of the resources of Prometheus' operator (`monitoring.coreos.com/v1`) and of KEDA (`keda.sh/v1alpha1`).
 
-They are read from Python classes that are generated from the operator's own definitions. A type in an unsupported
+They are read from Python classes that are generated from the operators' own definitions. A type in an unsupported
 notation becomes a schema that no value matches.
 """
 
 import ast
+from pathlib import Path
 from typing import Any
-
-from scripts.fetch import ensure_prometheus_types
 
 Schema = dict[str, Any]
 _PLAIN: dict[str, Schema] = {
@@ -21,13 +20,10 @@ _LIMITS = {"pattern": "pattern", "min_length": "minLength", "ge": "minimum", "le
 _NOTHING: Schema = {"not": {}}
 
 
-def definitions(here: str, metadata: Schema) -> dict[str, Schema]:
-    """Schemas by kind. `here` is the prefix of references to them; `metadata` is Kubernetes' schema of metadata."""
-    classes = [
-        node
-        for node in ast.parse((ensure_prometheus_types() / "v1.py").read_text()).body
-        if isinstance(node, ast.ClassDef)
-    ]
+def definitions(types: Path, here: str, metadata: Schema) -> dict[str, Schema]:
+    """Schemas by kind, of the classes in the file `types`. `here` is the prefix of references to them; `metadata` is
+    Kubernetes' schema of metadata."""
+    classes = [node for node in ast.parse(types.read_text()).body if isinstance(node, ast.ClassDef)]
     known = {
         **_PLAIN,
         "apimachinery.ObjectMeta": metadata,

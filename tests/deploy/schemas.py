@@ -1,4 +1,5 @@
-"""Validates resources with the schemas of Kubernetes, KServe and Prometheus' operator, which reject unknown fields."""
+"""Validates resources with the schemas of Kubernetes, KServe, KEDA, gateways and Prometheus' operator, which reject
+unknown fields."""
 
 import ast
 import json
@@ -12,7 +13,8 @@ import kubernetes_validate
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from scripts.fetch import ensure_kserve_types
+from scripts.fetch import ensure_keda_types, ensure_kserve_types, ensure_prometheus_types
+from tests.deploy import gateway_schemas
 from tests.deploy.manifests import Resource
 from tests.deploy.operator_schemas import definitions as operator_definitions
 
@@ -21,6 +23,9 @@ Schema = dict[str, Any]
 _KUBERNETES = "https://kubernetes.io/api/_definitions.json"
 _KSERVE = "https://kserve.github.io/"
 _OPERATOR = "https://prometheus-operator.dev/"
+_KEDA = "https://keda.sh/"
+_GATEWAY = "https://gateway-api.sigs.k8s.io/"
+_FROM_GATEWAY_SCHEMAS = ("InferencePool", "HTTPRoute", "LLMInferenceService")
 _PLAIN: dict[str, Schema] = {
     "str": {"type": "string"},
     "bool": {"type": "boolean"},
@@ -36,7 +41,11 @@ def check(resource: Resource, version: str = NEWEST) -> None:
     """Raises jsonschema.ValidationError. `version` is that of Kubernetes."""
     group, _, api = resource["apiVersion"].partition("/")
     kind = resource["kind"]
-    if group == "serving.kserve.io":
+    if kind in _FROM_GATEWAY_SCHEMAS:
+        _validator(f"{_GATEWAY}#/$defs/{kind}").validate(resource)
+    elif group == "keda.sh":
+        _validator(f"{_KEDA}#/$defs/{kind}").validate(resource)
+    elif group == "serving.kserve.io":
         _validator(f"{_KSERVE}#/$defs/V{api.removeprefix('v')}{kind}").validate(resource)
     elif group == "monitoring.coreos.com":
         _validator(f"{_OPERATOR}#/$defs/{kind}").validate(resource)
@@ -54,10 +63,20 @@ def _registry() -> Registry[Any]:
     folder = files(kubernetes_validate).joinpath("kubernetes-json-schema", f"v{NEWEST}-local-strict")
     kubernetes = json.loads(folder.joinpath("_definitions.json").read_text())
     metadata = {"$ref": f"{_KUBERNETES}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
+    pod_spec = {"$ref": f"{_KUBERNETES}#/$defs/io.k8s.api.core.v1.PodSpec"}
+    prometheus, keda = ensure_prometheus_types() / "v1.py", ensure_keda_types() / "v1alpha1.py"
     schemas = {
         _KUBERNETES: kubernetes,
         _KSERVE: {"$defs": _kserve_definitions(kubernetes["$defs"])},
-        _OPERATOR: {"$defs": operator_definitions(f"{_OPERATOR}#/$defs/", metadata)},
+        _OPERATOR: {"$defs": operator_definitions(prometheus, f"{_OPERATOR}#/$defs/", metadata)},
+        _KEDA: {"$defs": operator_definitions(keda, f"{_KEDA}#/$defs/", metadata)},
+        _GATEWAY: {
+            "$defs": {
+                "InferencePool": gateway_schemas.inference_pool(metadata),
+                "HTTPRoute": gateway_schemas.http_route(metadata),
+                "LLMInferenceService": gateway_schemas.llm_inference_service(metadata, pod_spec),
+            }
+        },
     }
     return Registry().with_resources((uri, DRAFT202012.create_resource(schema)) for uri, schema in schemas.items())
 

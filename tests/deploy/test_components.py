@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from openai_server.telemetry import load
 from tests.deploy.manifests import DEPLOY, WHOLE, WITH_COMPONENTS, Resource, build, kustomize, of_kind, pods, program
 from tests.deploy.test_traffic import METRIC, port_of
 from tests.packaging.commands import run
@@ -183,6 +184,7 @@ def test_promtool_accepts_the_rules_if_it_is_installed(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-async def test_the_worker_exports_the_metric_of_the_autoscaler() -> None:
-    (_, worker) = await scrapes()
+async def test_the_programs_export_the_metrics_of_the_autoscalers() -> None:
+    (sidecar, worker) = await scrapes()
+    assert sidecar.series(load.QUEUED) == [{}]
     assert [set(labels) for labels in worker.series(METRIC)] == [{"model"}]

@@ -45,6 +45,18 @@ def command(container: Resource) -> click.Command:
     return openai_server.__main__.main if program(container) == SIDECAR else anyserve_worker.__main__.main
 
 
+def is_in_workload(pod: Pod) -> bool:
+    """Whether the pod is one of an LLMInferenceService."""
+    return "kserve.io/component" in pod.labels
+
+
+@every_container
+def test_metrics_are_on_the_port_of_the_api_where_a_picker_reads_them(pod: Pod, container: Resource) -> None:
+    words = container["args"]
+    has_admin_port = any(word.startswith("--admin-port=") for word in words)
+    assert has_admin_port == (program(container) == SIDECAR and "--metrics-names=vllm" not in words)
+
+
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
     """Reads a container's options as the program does; unknown or unusable options are errors."""
@@ -79,16 +91,19 @@ def test_the_programs_accept_their_options(pod: Pod, container: Resource, option
 @every_container
 def test_ports_match_the_options(pod: Pod, container: Resource, options: Options) -> None:
     params = options(pod, container)
-    own, for_operators = container["ports"]
+    own, *for_operators = container["ports"]
     assert own["containerPort"] == params["port"]
-    assert str(own["containerPort"]) == with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
+    exposed = with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
+    assert str(own["containerPort"]) == exposed or is_in_workload(pod)  # KServe fixes the port of the API there
     name, option = ("admin", "admin_port") if program(container) == SIDECAR else ("metrics", "metrics_port")
-    assert (for_operators["name"], for_operators["containerPort"]) == (name, params[option])
+    numbers = {port["name"]: port["containerPort"] for port in for_operators}
+    assert numbers == ({} if params[option] is None else {name: params[option]})
     for probe in (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")):
         if program(container) == SIDECAR:
-            assert probe["httpGet"]["port"] == "admin"
             # The port of the API may have HTTPS, the admin port never has.
-            assert "scheme" not in probe["httpGet"]
+            of_probes = own if params["admin_port"] is None else for_operators[0]
+            assert probe["httpGet"]["port"] in (of_probes["name"], of_probes["containerPort"])
+            assert probe["httpGet"].get("scheme", "HTTP") == "HTTP"
         else:
             assert probe["grpc"] == {"port": own["containerPort"]}  # the default service "" means the whole server
 
@@ -226,7 +241,8 @@ def test_the_worker_loads_the_model_from_its_volume(pod: Pod, container: Resourc
         assert model == f"{pod.name}=/mnt/models/model.gguf"  # KServe's path, and the name that clients request
     else:
         (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
-        assert model == f"{mount['mountPath']}/model.gguf"
+        name = f"{pod.name}=" if is_in_workload(pod) else ""  # the name that KServe announces
+        assert model == f"{name}{mount['mountPath']}/model.gguf"
 
 
 @every_container

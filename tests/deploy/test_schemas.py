@@ -59,7 +59,16 @@ def spoilt_copies(folder: str) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "folder", ["base with components", "kserve", "overlays/autoscale", "overlays/kserve-autoscale"]
+    "folder",
+    [
+        "base with components",
+        "kserve",
+        "llm-inference-service",
+        "overlays/autoscale",
+        "overlays/inference-pool",
+        "overlays/keda",
+        "overlays/kserve-autoscale",
+    ],
 )
 def test_an_unknown_field_is_found_in_every_object(folder: str) -> None:
     """With a schema that accepts anything somewhere, the test above would prove nothing there."""

@@ -5,6 +5,9 @@ import re
 import pytest
 import yaml
 
+from openai_server.api.registry import ENDPOINTS
+from openai_server.config import Config
+from openai_server.telemetry import load
 from tests.deploy.manifests import DEPLOY, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
 
 METRIC = "anyserve_worker_sequences_waiting"
@@ -29,7 +32,7 @@ def port_of(pod: Pod, port: int | str) -> int:
 @pytest.mark.parametrize("folder", WHOLE)
 def test_services_lead_to_open_ports(folder: str) -> None:
     services = of_kind(kustomize(folder), "Service")
-    assert services
+    assert services or of_kind(kustomize(folder), "LLMInferenceService")  # KServe creates a Service of its own
     for service in services:
         found = chosen(folder, service["spec"]["selector"])
         assert found, service["metadata"]["name"]
@@ -119,9 +122,12 @@ def test_selectors_match_only_their_own_pods(folder: str) -> None:
         assert "minAvailable" not in budget
 
 
-def test_only_the_autoscaler_sets_the_number_of_pods() -> None:
-    resources = kustomize("overlays/autoscale")
-    (scaler,) = of_kind(resources, "HorizontalPodAutoscaler")
+@pytest.mark.parametrize(
+    ("folder", "kind"), [("overlays/autoscale", "HorizontalPodAutoscaler"), ("overlays/keda", "ScaledObject")]
+)
+def test_only_the_autoscaler_sets_the_number_of_pods(folder: str, kind: str) -> None:
+    resources = kustomize(folder)
+    (scaler,) = of_kind(resources, kind)
     target = scaler["spec"]["scaleTargetRef"]
     (deployment,) = of_kind(resources, target["kind"])
     assert (deployment["metadata"]["name"], deployment["apiVersion"]) == (target["name"], target["apiVersion"])
@@ -143,6 +149,48 @@ def test_all_scale_on_the_same_metric() -> None:
     assert METRIC in query
     # The pods of the service's own Deployment.
     assert f'pod=~"{service["metadata"]["name"]}-predictor-.*"' in query
+
+
+def test_keda_scales_like_the_autoscaler_on_the_queue_of_these_pods() -> None:
+    (scaler,) = of_kind(kustomize("overlays/autoscale"), "HorizontalPodAutoscaler")
+    (scaled,) = of_kind(kustomize("overlays/keda"), "ScaledObject")
+    limits = scaled["spec"]["minReplicaCount"], scaled["spec"]["maxReplicaCount"]
+    assert limits == (scaler["spec"]["minReplicas"], scaler["spec"]["maxReplicas"])
+    assert scaled["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == scaler["spec"]["behavior"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert trigger["metricType"] == "AverageValue"
+    assert trigger["metadata"]["threshold"] == scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"]
+    query = trigger["metadata"]["query"]
+    assert load.QUEUED in query
+    assert f'pod=~"{scaled["spec"]["scaleTargetRef"]["name"]}-.*"' in query
+
+
+def test_the_pool_and_its_route_lead_to_the_api() -> None:
+    resources = kustomize("overlays/inference-pool")
+    (pool,) = of_kind(resources, "InferencePool")
+    (pod,) = chosen("overlays/inference-pool", pool["spec"]["selector"]["matchLabels"])
+    ((port),) = [port["number"] for port in pool["spec"]["targetPorts"]]
+    assert port_of(pod, "http") == port
+    (route,) = of_kind(resources, "HTTPRoute")
+    (rule,) = route["spec"]["rules"]
+    (backend,) = rule["backendRefs"]
+    group = pool["apiVersion"].partition("/")[0]
+    assert backend == {"group": group, "kind": pool["kind"], "name": pool["metadata"]["name"]}
+    # Neither metrics nor health checks are reachable through the gateway.
+    ((match),) = rule["matches"]
+    paths = [path for endpoint in ENDPOINTS if endpoint.is_administration for path in endpoint.paths]
+    assert paths
+    assert not [path for path in paths if f"{path}/".startswith(f"{match['path']['value']}/")]
+    assert rule["timeouts"]["request"] == f"{Config().request_timeout:g}s"
+
+
+def test_the_pods_of_an_llm_inference_service_are_reachable_on_the_port_of_the_api() -> None:
+    folder = "llm-inference-service"
+    (pod,) = pods(folder)
+    assert pod.containers[-1]["name"] == "main"
+    assert port_of(pod, 8000) == pod.containers[-1]["ports"][0]["containerPort"]
+    (policy,) = policies_for(folder, pod)
+    assert policy["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8000}]}]
 
 
 def test_kserve_finds_the_runtime_for_the_model() -> None:

@@ -14,6 +14,7 @@ from scripts.ports import free_port
 from tests.e2e import servers
 from tests.e2e.conftest import SMOLLM2, Pair
 from tests.models import smollm2_path
+from tests.wire.exposition import Scrape
 
 TALK = {"messages": [{"role": "user", "content": "Tell me a long story."}], "temperature": 2.0}
 
@@ -49,6 +50,27 @@ def test_a_client_that_disconnects_stops_the_worker(
     steps = servers.statistics(service, SMOLLM2).execution_count
     assert _get(pair.url, "/health")[0] == 200
     assert servers.statistics(service, SMOLLM2).execution_count == steps, "the worker computes nothing more"
+
+
+def _load(url: str) -> dict[str, float]:
+    """Values of the load gauges in a scrape, by the end of their names."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection.request("GET", "/metrics")
+    scrape = Scrape(connection.getresponse().read())
+    connection.close()
+    prefix = "openai_server_load_"
+    return {name.removeprefix(prefix): scrape.value(name) for name in scrape.names if name.startswith(prefix)}
+
+
+def test_a_scrape_has_the_sequences_and_kv_cells_of_a_running_request(pair: Pair) -> None:
+    connection = _post(pair.url, TALK | {"stream": True, "n": 2})
+    assert connection.getresponse().readline().startswith(b"data: ")
+    servers.eventually(lambda: _load(pair.url).get("running") == 2)
+    load = _load(pair.url)
+    assert 0 < load["kv_usage"] < 1
+    assert load["kv_cells"] >= 2048
+    connection.close()
+    servers.eventually(lambda: _load(pair.url) == load | {"queued": 0, "running": 0, "kv_usage": 0})
 
 
 @pytest.fixture

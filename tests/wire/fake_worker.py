@@ -212,8 +212,12 @@ class FakeWorker(GRPCInferenceServiceServicer):
         unimplemented: Iterable[str] = (),
         ready: bool = True,
         step_batches: bool | None = None,
+        load: Sequence[int] | None = None,
     ) -> None:
         self.step_batches = self.STEP_BATCHES if step_batches is None else step_batches
+        self.load = load
+        """Values of contract.LOAD_OUTPUTS; None: it doesn't report its load."""
+        self.n_load_requests = 0
         self.n_streams = 0
         self.models = None if models is None else tuple(models)
         self.inputs = tuple(inputs)
@@ -246,6 +250,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
     async def ServerMetadata(self, request: ServerMetadataRequest, context: Context) -> ServerMetadataResponse:
         await self._check("ServerMetadata", "", context)
         extensions = [contract.EXTENSION_STEP_BATCHES] if self.step_batches else []
+        if self.load is not None:
+            extensions.append(contract.EXTENSION_LOAD)
         return ServerMetadataResponse(name="fake", extensions=extensions)
 
     async def ModelStatistics(self, request: ModelStatisticsRequest, context: Context) -> ModelStatisticsResponse:
@@ -284,6 +290,10 @@ class FakeWorker(GRPCInferenceServiceServicer):
         return response
 
     async def ModelInfer(self, request: ModelInferRequest, context: Context) -> ModelInferResponse:
+        if self.load is not None and request.model_name == contract.ANYSERVE_MODEL_INFO:
+            self.n_load_requests += 1
+            await self._check("model_info", "", context)
+            return message(*((spec, [n]) for spec, n in zip(contract.LOAD_OUTPUTS, self.load, strict=True)))
         self._record(request)
         self.metadata.append(list(context.invocation_metadata() or ()))
         try:
@@ -355,7 +365,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.arrived.put_nowait(request.id)
 
     async def _check(self, call: str, model: str, context: Context) -> None:
-        if call != "ModelInfer":
+        if call not in ("ModelInfer", "model_info"):
             self.lookups.append(call)
             self.looked_up.put_nowait(call)
         for key in (call, f"{call} {model}"):

@@ -12,7 +12,7 @@ import sys
 import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -338,6 +338,32 @@ async def test_a_scrape_of_one_process_has_the_sums_of_all_dead_ones_included() 
             assert set(by_pid) == living
             assert min(by_pid.values()) > 0
         assert scrape.value("process_resident_memory_bytes", pid=str(min(living))) > 10e6
+
+
+async def wait_for_load(port: int, queued: float, running: float) -> None:
+    """Waits until ten scrapes in a row, which several processes answer, have these figures."""
+    n_equal = 0
+    async with asyncio.timeout(TIMEOUT):
+        while n_equal < 10:
+            scrape = Scrape((await fetch(port, "/metrics"))[1])
+            figures = [scrape.value(f"openai_server_load_{name}") for name in ("queued", "running")]
+            n_equal = n_equal + 1 if figures == [queued, running] else 0
+
+
+async def test_processes_report_the_load_of_a_shared_worker_once() -> None:
+    async with serving(FakeWorker(load=(1, 2, 100, 30))) as worker_port, sidecar(worker_port, workers=2) as running:
+        await wait_for_load(running.port, 1, 2)
+
+
+async def test_processes_report_the_requests_of_all_at_a_backend_that_does_not() -> None:
+    worker = FakeWorker(hangs)
+    async with serving(worker) as worker_port, sidecar(worker_port, workers=2) as running, AsyncExitStack() as calls:
+        for _ in range(6):
+            await calls.enter_async_context(open_post(running.port, "/v1/completions", {"prompt": "x"}))
+            await worker.arrived.get()
+        await wait_for_load(running.port, 0, 6)
+        await calls.aclose()
+        await wait_for_load(running.port, 0, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

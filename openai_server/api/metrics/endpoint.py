@@ -12,12 +12,15 @@ from openai_server.telemetry.metrics import CONTENT_TYPE
 
 
 def metrics(services: Services) -> Handler:
-    observer = services.observer
+    observer, loads, catalog = services.observer, services.load_reports, services.catalog
 
     async def handle(_: RequestContext) -> Response:
+        await loads.refresh()
         observer.report()
+        observer.metrics.unreported(loads.n_unreported)
         # In a thread: building the text of many series would delay streams.
-        return Response(await asyncio.to_thread(observer.metrics.text), headers={"content-type": CONTENT_TYPE})
+        text = await asyncio.to_thread(observer.metrics.text, loads.reported, catalog.default_name or "")
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     return handle
 

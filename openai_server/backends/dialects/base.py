@@ -84,6 +84,8 @@ class Call:
     """The BackendError for a response of a stream with an error."""
     read_whole: Callable[[ModelInferResponse, int], Answer] | None = None
     """Reads a whole answer with this number of choices. None: whole answers are collected by a reader too."""
+    fallback: "Call | None" = None
+    """The unary call to make if the backend doesn't implement ModelStreamInfer."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):

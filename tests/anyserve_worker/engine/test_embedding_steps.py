@@ -17,6 +17,7 @@ from anyserve_worker.core.errors import (
 from anyserve_worker.core.spans import Spans
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.engine import Engine
+from anyserve_worker.engine.stats import EngineLoad
 from anyserve_worker.engine.tokenizer import INLINE_CHARACTERS, MIN_TOKENIZE_LIMIT
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
 from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, collect, engine_on, new_request, texts
@@ -30,6 +31,38 @@ def vector(job: EmbeddingJob) -> list[float]:
 async def embed(engine: Engine, prompt: str, pooling: str = "last") -> list[float]:
     async with asyncio.timeout(WAIT_TIMEOUT):
         return vector(await engine.embed(EmbedRequest(prompt, pooling)))
+
+
+# ---- Load
+
+
+async def test_prompts_to_embed_are_part_of_the_load() -> None:
+    gate = Gate()
+    vector_runner = FakeVectorRunner(n_batch=16, n_sequences=4, gate=gate)
+    async with engine_on(FakeRunner(), vector_runner=vector_runner) as engine:
+        n_cells = engine.n_cells
+        assert engine.load == EngineLoad(n_waiting=0, n_running=0, n_cells=n_cells, n_running_cells=0)
+        first = asyncio.create_task(embed(engine, "x"))
+        await gate.entered()
+        assert engine.load == EngineLoad(n_waiting=0, n_running=1, n_cells=n_cells, n_running_cells=0)
+        gate.open()
+        await first
+
+
+async def test_a_running_sequence_is_part_of_the_load_and_its_cached_prefix_is_not() -> None:
+    gate = Gate()
+    async with engine_on(FakeRunner(gate=gate)) as engine:
+        generation = await engine.submit(new_request("hello"))
+        await gate.entered()
+        load = engine.load
+        assert (load.n_waiting, load.n_running) == (0, 1)
+        assert load.n_running_cells >= 5
+        gate.open()
+        await collect(generation)
+        while engine.n_running:  # noqa: ASYNC110  # the engine's thread ends it
+            await asyncio.sleep(0.001)
+        assert engine.n_free_cells < engine.n_cells
+        assert engine.load.n_running_cells == 0
 
 
 # ---- Results

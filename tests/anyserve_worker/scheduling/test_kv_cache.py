@@ -622,6 +622,11 @@ class AnyOrder(RuleBasedStateMachine):
         assert all(len(set(entry.cells)) == len(entry.cells) for entry in cache._entries.values())
 
     @invariant()
+    def cells_of_running_sequences_count_once(self) -> None:
+        entries = self.cache._entries.values()
+        assert self.cache.n_running_cells == len({cell for entry in entries if entry.running for cell in entry.cells})
+
+    @invariant()
     def ids_are_taken_or_free(self) -> None:
         assert sorted([*self.cache._entries, *self.cache._free_ids]) == list(range(self.cache.n_sequences))
         assert {seq_id for seq_id, entry in self.cache._entries.items() if entry.running} == self.tokens.keys()

@@ -15,7 +15,7 @@ from anyserve_worker.core.origin import Origin
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.running_request import RunningGeneration
-from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.stats import EngineLoad, EngineStats
 from anyserve_worker.scheduling.sequence import Sequence
 from anyserve_worker.service.repository import ServedModel, State
 from anyserve_worker.text.output import TextOutput
@@ -39,6 +39,8 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.stats = EngineStats()
+        self.n_ctx = 2048
+        self.threads_chosen: list[tuple[bool, int, int]] = []
         self.admits = asyncio.Event()
         self.admits.set()
         self.refusal: Exception | None = None
@@ -48,6 +50,10 @@ class FakeEngine:
         self.running: Arrivals[RunningGeneration] = Arrivals()
         """Admitted requests."""
         self.cancelled: Arrivals[RunningGeneration] = Arrivals()
+
+    @property
+    def load(self) -> EngineLoad:
+        return EngineLoad(n_waiting=2, n_running=3, n_cells=100, n_running_cells=40)
 
     def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
         """Accepts any number of ids."""

@@ -106,6 +106,15 @@ async def test_the_result_of_a_task_is_returned_as_tensors(service: Service) -> 
     assert outputs(await service.infer(message)) == {"embedding": [3.0, 4.0], "prompt_tokens": [2]}
 
 
+async def test_the_load_is_that_of_all_ready_models(service: Service) -> None:
+    service.servicer._repository._models["other"] = served(FakeEngine(), "other")
+    message = pb.ModelInferRequest(model_name=contract.ANYSERVE_MODEL_INFO, model_version=contract.ANYSERVE_VERSION)
+    for spec in contract.LOAD_OUTPUTS:
+        message.outputs.add(name=spec.name)
+    load = {"sequences_waiting": [4], "sequences_running": [6], "kv_cells": [200], "kv_cells_running": [80]}
+    assert outputs(await service.infer(message)) == load
+
+
 async def test_the_deltas_of_a_stream_are_returned(service: Service) -> None:
     requests = Requests()
     requests.send(request("x"))

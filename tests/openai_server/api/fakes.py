@@ -36,6 +36,9 @@ class FakeAccess:
     def authenticate(self) -> None:
         self._call("authenticate")
 
+    def share_as(self, fairness_id: str) -> None:
+        self._call("share_as", fairness_id)
+
     def count_request(self) -> None:
         self._call("count_request")
 

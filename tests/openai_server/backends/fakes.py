@@ -13,6 +13,7 @@ from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.pool import Address, Pool
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
+from openai_server.core.load import BackendLoad
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -28,6 +29,9 @@ class FakeBackend:
         self.target = target
         self.usable = self.connected = True
         self.n_running = 0
+        self.reports_load = False
+        self.load_result: BackendLoad | BackendError = BackendLoad()
+        self.n_load_requests = 0
         self.errors = list(errors)
         self.requests: list[ModelInferRequest] = []
         self.mailboxes: list[Mailbox] = []
@@ -86,6 +90,13 @@ class FakeBackend:
         return cancel
 
     # ---- Lookups
+
+    async def load(self) -> BackendLoad:
+        self.n_load_requests += 1
+        await self.may_answer.wait()
+        if isinstance(self.load_result, BackendError):
+            raise self.load_result
+        return self.load_result
 
     async def _look_up(self, name: str) -> None:
         self.lookups.append(name)

@@ -71,7 +71,10 @@ class AnyServe:
             )
             if self._marks_end:
                 request.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
-            yield Call(request, n, self._rpc, reader, stream_error, None if self.collects else decode.answer)
+            call = Call(request, n, self._rpc, reader, stream_error, None if self.collects else decode.answer)
+            if streams and self._rpc is Rpc.EITHER:
+                call.fallback = Call(request, n, Rpc.UNARY, reader, stream_error)
+            yield call
 
     def fields(self, turn: Turn) -> Mapping[str, str]:
         return fields(turn)

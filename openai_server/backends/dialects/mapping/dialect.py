@@ -91,43 +91,59 @@ class Mapped:
             if contract.LOGPROBS.name not in self._places:
                 raise _unsupported(turn.name("n_to_send"), target)
             server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # needed to choose the best
-        rpc = self._rpc
-        if rpc is Rpc.EITHER:
-            rpc = Rpc.STREAM if streams else Rpc.UNARY
-        address = self._file.address
-        name = address.whole if rpc is Rpc.UNARY else address.stream
-        version = target.version or address.version or ""
         by_messages = self._messages is not None and bool(turn.messages)
         for k, prompt in enumerate([""] if by_messages else prompts):
+            build = partial(self._call, turn, prompt, target, server_inputs, streams=streams)
             id = f"{target.id}-{k}" if len(prompts) > 1 else target.id
-            draft = Draft(ModelInferRequest(model_name=name or target.model, model_version=version, id=id))
-            if by_messages:
-                assert self._messages is not None
-                self._messages.put(draft, turn)
-            else:
-                self._put_prompt(draft, prompt, turn, target)
-            limit = self._put_fields(draft, turn, target, server_inputs)
-            draft.add_constants(self._constants)
-            draft.add_constants(self._constants_of_whole if rpc is Rpc.UNARY else self._constants_of_streams)
-            if self._json is not None:
-                draft.add(self._json, [orjson.dumps({**self._json_constants, **draft.json})])
-            for name, value in self._file.request_parameters.items():
-                set_parameter(draft.request.parameters[name], value)
-            if self._marks_end and rpc is not Rpc.UNARY:
-                draft.request.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
-            options = ReadOptions(
-                n=turn.n_returned if streams else turn.n_generated,
-                prompt=prompt if isinstance(prompt, str) else "",
-                echoes=bool(turn.echo),
-                stops=tuple(turn.sampling.stop or ()),
-                token_limit=limit,
-                n_top=turn.top_logprobs or 0,
-                is_cumulative=self._is_cumulative,
-                is_unary=rpc is Rpc.UNARY,
-                streams=streams,
-            )
-            reader = partial(MappedReader, self._file.outputs, self._end, options)
-            yield Call(draft.request, options.n, rpc, reader, self._error_of)
+            if self._rpc is not Rpc.EITHER:
+                yield build(self._rpc, id)
+                continue
+            call = build(Rpc.STREAM if streams else Rpc.UNARY, id)
+            if streams:
+                call.fallback = build(Rpc.UNARY, id)
+            yield call
+
+    def _call(
+        self,
+        turn: Turn,
+        prompt: Prompt,
+        target: Target,
+        server_inputs: ServerInputs,
+        rpc: Rpc,
+        id: str,
+        *,
+        streams: bool,
+    ) -> Call:
+        address, is_unary = self._file.address, rpc is Rpc.UNARY
+        name = (address.whole if is_unary else address.stream) or target.model
+        version = target.version or address.version or ""
+        draft = Draft(ModelInferRequest(model_name=name, model_version=version, id=id))
+        if self._messages is not None and turn.messages:
+            self._messages.put(draft, turn)
+        else:
+            self._put_prompt(draft, prompt, turn, target)
+        limit = self._put_fields(draft, turn, target, server_inputs)
+        draft.add_constants(self._constants)
+        draft.add_constants(self._constants_of_whole if is_unary else self._constants_of_streams)
+        if self._json is not None:
+            draft.add(self._json, [orjson.dumps({**self._json_constants, **draft.json})])
+        for parameter, value in self._file.request_parameters.items():
+            set_parameter(draft.request.parameters[parameter], value)
+        if self._marks_end and not is_unary:
+            draft.request.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
+        options = ReadOptions(
+            n=turn.n_returned if streams else turn.n_generated,
+            prompt=prompt if isinstance(prompt, str) else "",
+            echoes=bool(turn.echo),
+            stops=tuple(turn.sampling.stop or ()),
+            token_limit=limit,
+            n_top=turn.top_logprobs or 0,
+            is_cumulative=self._is_cumulative,
+            is_unary=is_unary,
+            streams=streams,
+        )
+        reader = partial(MappedReader, self._file.outputs, self._end, options)
+        return Call(draft.request, options.n, rpc, reader, self._error_of)
 
     def _put_prompt(self, draft: Draft, prompt: Prompt, turn: Turn, target: Target) -> None:
         spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS

@@ -1,6 +1,6 @@
 """The outputs of a mapping file in words, for `check` and for the table in docs/backends.md. PURE."""
 
-from openai_server.backends.dialects.mapping.schema import Output, Outputs, Text
+from openai_server.backends.dialects.mapping.schema import Output, Outputs, Reason, Text
 
 ABSENT = "not reported, and absent from responses"
 
@@ -23,7 +23,10 @@ def _reason(outputs: Outputs) -> str:
         return "derived: `length` if the token count reaches the limit, otherwise `stop`"
     if outputs.finish_reason is None:
         return "absent; in a stream, `stop` if the backend marks its end"
-    return _place(outputs.finish_reason)
+    reason = outputs.finish_reason
+    if isinstance(reason, Reason) and reason.map and not any(reason.map.values()):
+        return "absent: the backend's own marks only the end"
+    return _place(reason)
 
 
 def _text(text: str | Text) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,13 +18,15 @@ from tests.foreign import bench, setup
 from tests.foreign.backends import BACKENDS, Backend
 from tests.foreign.http_client import Client
 from tests.wire.backend_messages import BARE
-from tests.wire.backend_replay import FOLDER, INFERENCES, answer_in_common, http_requests
+from tests.wire.backend_replay import FOLDER, answer_in_common, http_requests, is_inference
 
+RECORDED = {backend.name for backend in BACKENDS} - {"triton-broken", "triton-vllm-versions"}
+"""Backends to record by default: these two differ from others in their lists of models alone."""
 RECORDER_PORT = 9500
 SETTLE_SECONDS = 0.3
 """Time after a response in which the recorder writes the last calls."""
-MODELS_FOLDER = "/opt/models"
-"""Replaces this checkout in the texts of errors."""
+LOCAL_FOLDERS = re.compile(r"/[\w./-]*/(?=(?:lib/python3|tests/foreign))")
+"""Folders of this machine in the tracebacks that some servers send."""
 
 
 def record(backend: Backend, folder: Path) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def record(backend: Backend, folder: Path) -> dict[str, Any]:
         time.sleep(SETTLE_SECONDS)
         exchanges = [_exchange(client, log, path, body) for path, body in http_requests(backend.model)]
     here = [option.replace(f"{setup.ROOT}{os.sep}", "") for option in options[1:]]
-    lookups = [call for call in _calls(log) if call["rpc"] not in INFERENCES]
+    lookups = [call for call in _calls(log) if not is_inference(call["rpc"], call["request"])]
     unique = {json.dumps([call["rpc"], call["request"]]): call for call in reversed(lookups)}
     return {
         "backend": backend.description,
@@ -55,7 +58,7 @@ def _exchange(client: Client, log: Path, path: str, body: dict[str, Any] | None)
     before = len(_calls(log))
     reply = client.get(path) if body is None else client.post(path, body)
     time.sleep(SETTLE_SECONDS)
-    calls = [call for call in _calls(log)[before:] if call["rpc"] in INFERENCES]
+    calls = [call for call in _calls(log)[before:] if is_inference(call["rpc"], call["request"])]
     return {"path": path, "body": body, "answer": answer_in_common(reply.status, reply.body), "calls": calls}
 
 
@@ -65,17 +68,17 @@ def _calls(log: Path) -> list[dict[str, Any]]:
         return []
     calls = []
     for line in log.read_text().splitlines():
-        call = json.loads(line.replace(str(setup.ROOT), MODELS_FOLDER))
+        call = json.loads(LOCAL_FOLDERS.sub("/opt/", line))
         requests = call.pop("requests")
-        assert len(requests) <= 1, "a stream with several requests"
-        calls.append({**call, "request": requests[0] if requests else None})
+        assert len(requests) == 1, "one request for each call"
+        calls.append({"rpc": call.pop("rpc"), "request": requests[0], **call})
     return calls
 
 
 def main(names: list[str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for backend in BACKENDS:
-        if names and backend.name not in names:
+        if backend.name not in (names or RECORDED):
             continue
         with tempfile.TemporaryDirectory(prefix=backend.name) as folder:
             recording = record(backend, Path(folder))

@@ -36,7 +36,7 @@ class Recorder(grpc.GenericRpcHandler):
                 responses.append(await self._channel.unary_unary(details.method)(data))
             except aio.AioRpcError as error:
                 self._write(rpc, [data], [], error)
-                await context.abort(error.code(), error.details() or "", error.trailing_metadata() or ())
+                await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
             self._write(rpc, [data], responses)
             return responses[0]
 
@@ -57,7 +57,7 @@ class Recorder(grpc.GenericRpcHandler):
                 yield response
         except aio.AioRpcError as error:
             self._write("ModelStreamInfer", sent, received, error)
-            await context.abort(error.code(), error.details() or "", error.trailing_metadata() or ())
+            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
         except (asyncio.CancelledError, GeneratorExit):
             self._write("ModelStreamInfer", sent, received, is_cancelled=True)
             raise
@@ -73,14 +73,15 @@ class Recorder(grpc.GenericRpcHandler):
     ) -> None:
         request_type = backend_messages.request_type(rpc)
         response_type = backend_messages.response_type(rpc, self._kind)
-        call = {
+        call: dict[str, Any] = {
             "rpc": rpc,
             "requests": [backend_messages.to_json(request_type.FromString(data)) for data in requests],
             "responses": [backend_messages.to_json(response_type.FromString(data)) for data in responses],
-            "code": error.code().name if error else "OK",
-            "details": (error.details() or "") if error else "",
-            "is_cancelled": is_cancelled,
         }
+        if error is not None:
+            call |= {"code": error.code().name, "details": error.details() or ""}
+        if is_cancelled:
+            call["is_cancelled"] = True  # by the sidecar
         with self._path.open("a") as file:
             file.write(json.dumps(call) + "\n")
 

@@ -1,7 +1,8 @@
 """KServe v2 messages as JSON that people can read, and back: the form of recorded/backends.
 
-Both forms of a tensor become `values`; `raw` marks the raw form. Bytes that aren't UTF-8 keep their value as lone
-surrogates. Ids are replaced, because each request has a new one.
+A tensor is a list of name, datatype, shape and values, and of its parameters if it has any. Both of its forms become
+the same list; `raw` marks a message with the raw form. Bytes that aren't UTF-8 keep their value as lone surrogates. Ids
+are replaced, because each request has a new one.
 """
 
 from __future__ import annotations
@@ -61,9 +62,8 @@ def to_json(message: Any) -> dict[str, Any]:
     for number, tensor in enumerate(tensors):
         values = _from_raw(tensor.datatype, raws[number]) if is_raw else _from_contents(tensor)
         tensor.ClearField("contents")
-        row = _fields(tensor)
-        row["shape"] = list(map(int, row.get("shape", ())))
-        rows.append({**row, "values": values})
+        row = [tensor.name, tensor.datatype, list(tensor.shape), values]
+        rows.append([*row, _fields(tensor)["parameters"]] if tensor.parameters else row)
     for field in ("inputs", "outputs", "raw_input_contents", "raw_output_contents"):
         if field in message.DESCRIPTOR.fields_by_name and not (is_request and field == "outputs"):
             message.ClearField(field)
@@ -85,11 +85,9 @@ def from_json(found: dict[str, Any], message_type: Any, id: str = ID) -> Any:
     if inner is not None:
         message.infer_response.CopyFrom(from_json(inner, messages.ModelInferResponse, id))
     is_request = message_type is messages.ModelInferRequest
-    for row in rows:
-        row = dict(row)
-        values = row.pop("values")
-        tensor = (message.inputs if is_request else message.outputs).add()
-        json_format.ParseDict(row, tensor)
+    for name, datatype, shape, values, *parameters in rows:
+        tensor = (message.inputs if is_request else message.outputs).add(name=name, datatype=datatype, shape=shape)
+        json_format.ParseDict({"parameters": parameters[0]} if parameters else {}, tensor)
         if is_raw:
             raws = message.raw_input_contents if is_request else message.raw_output_contents
             raws.append(_to_raw(tensor.datatype, values))

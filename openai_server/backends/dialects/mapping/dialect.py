@@ -30,6 +30,7 @@ from openai_server.core.turn import NO_GUIDE, Prompt, Turn
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
+from protos.tensors import BYTES
 
 TRITON = "triton"
 MLSERVER = "mlserver"
@@ -60,7 +61,7 @@ class Mapped:
         self._json: TensorDescription | None = None
         self._json_constants: dict[str, Any] = {}
         if file.json is not None and (tensor := inputs.first(file.json.tensor)) is not None:
-            self._json = inputs.place(tensor, file.json.type, file.json.rank, "BYTES")
+            self._json = inputs.place(tensor, file.json.type, file.json.rank, BYTES)
             self._json_constants = file.json.always
         if self._json is None:
             self._places = {name: place for name, place in self._places.items() if not place.place.key}
@@ -80,6 +81,19 @@ class Mapped:
     @property
     def takes_messages(self) -> bool:
         return self._messages is not None
+
+    @property
+    def constant_inputs(self) -> frozenset[str]:
+        """Tensors that every request has."""
+        places = [place for name, place in self._places.items() if name == _PROMPT or place.place.default is not None]
+        tensors = [place.tensor for place in places] + [constant.tensor for constant in self._constants] + [self._json]
+        return frozenset(tensor.name for tensor in tensors if tensor is not None)
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the tensor for the prompt holds text, as far as the model reports."""
+        place = self._places.get(_PROMPT)
+        return place is None or place.tensor is None or place.tensor.datatype == BYTES
 
     def calls(
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs, *, streams: bool
@@ -204,7 +218,7 @@ class Mapped:
         return Explanation(rpc=self._rpc.value, inputs=inputs, end=end or "a text that marks it", **outputs)
 
 
-_LIMIT = contract.MAX_TOKENS.name
+_PROMPT, _LIMIT = contract.PROMPT.name, contract.MAX_TOKENS.name
 
 
 def _unsupported(field: str, target: Target) -> UnsupportedParameter:

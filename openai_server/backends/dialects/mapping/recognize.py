@@ -14,7 +14,10 @@ def recognize(file: MappingFile, description: Description) -> Recognized | None:
         return Recognized(Mapped(file, description), "a mapping file has its name")
     if file.recognize is None or (reasons := _reasons(file.recognize, description)) is None:
         return None
-    return Recognized(Mapped(file, description), " and ".join(reasons))
+    dialect = Mapped(file, description)
+    if not dialect.takes_text or (file.recognize.has_required and description.required - dialect.constant_inputs):
+        return None
+    return Recognized(dialect, " and ".join(reasons))
 
 
 def _reasons(rule: Recognize, description: Description) -> list[str] | None:

@@ -82,6 +82,8 @@ class Recognize(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inputs: list[Names] = []
     """Inputs that the model must have; of a list of names, one."""
     outputs: list[Names] = []
+    has_required: bool = False
+    """Whether each input that the model requires must be one that every request has."""
     any_of: "list[Recognize]" = []
     """Alternatives of which one must fit."""
 

@@ -24,6 +24,11 @@ from tests.openai_server.backends.dialects.mapping.models import call_of, dialec
         (models.TUTORIAL, "anyserve", Rpc.EITHER),
         (models.PLAIN, "text_input", Rpc.UNARY),
         (Description(model="m", has_metadata=False), "anyserve", Rpc.EITHER),
+        (
+            Description(model="m", inputs=tensors_of("PROMPT:BYTES"), outputs=tensors_of("TEXT:BYTES")),
+            "text_input",
+            Rpc.UNARY,
+        ),
     ],
 )
 def test_a_model_is_recognized_by_its_metadata(description: Description, name: str, rpc: Rpc) -> None:
@@ -31,7 +36,16 @@ def test_a_model_is_recognized_by_its_metadata(description: Description, name: s
     assert (dialect.name, call_of(dialect).rpc) == (name, rpc)
 
 
-@pytest.mark.parametrize("description", [models.PREPROCESSING, models.KSERVE, Description(model="m")])
+@pytest.mark.parametrize(
+    "description",
+    [
+        models.PREPROCESSING,
+        models.KSERVE,
+        Description(model="m"),
+        Description(model="m", inputs=tensors_of("text_input:INT32"), outputs=tensors_of("text_output:BYTES")),
+        Description(model="m", inputs=tensors_of("text_input:BYTES"), outputs=tensors_of("label:BYTES")),
+    ],
+)
 def test_other_models_are_not_recognized(description: Description) -> None:
     assert Dialects().of(description) is None
 

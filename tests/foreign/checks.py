@@ -30,7 +30,7 @@ def check_models(bench: Bench) -> None:
 
 
 def check_completion(bench: Bench) -> None:
-    prompt = "Tell me about crème brûlée 🍮"
+    prompt = "Write about crème brûlée 🍮"
     text, reason = _whole(bench, COMPLETIONS, {"prompt": prompt})
     assert text == engine.answer(prompt)
     assert reason in _reasons(bench, "stop")
@@ -38,7 +38,7 @@ def check_completion(bench: Bench) -> None:
 
 
 def check_streamed(bench: Bench) -> None:
-    prompt = "Tell me about milk"
+    prompt = "Write about milk"
     answer = bench.client.stream(COMPLETIONS, {"model": bench.backend.model, "prompt": prompt})
     _check_stream(bench, answer, engine.answer(prompt), ("stop",))
     if bench.backend.streams:
@@ -46,8 +46,8 @@ def check_streamed(bench: Bench) -> None:
 
 
 def check_chat(bench: Bench) -> None:
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me about coffee"}]
-    prompt = "[system] Be brief.\n[user] Tell me about coffee\n[assistant]"
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Write about coffee"}]
+    prompt = "[system] Be brief.\n[user] Write about coffee\n[assistant]"
     text, reason = _whole(bench, CHAT, {"messages": messages})
     assert bench.requests()[-1]["prompt"] == prompt
     assert text == engine.answer(prompt)
@@ -58,7 +58,7 @@ def check_chat(bench: Bench) -> None:
 
 
 def check_max_tokens(bench: Bench) -> None:
-    prompt = "Tell me about salt"
+    prompt = "Write about salt"
     expected = engine.answer(prompt, 4)
     body = {"model": bench.backend.model, "prompt": prompt, "max_tokens": 4}
     _check_kept(bench, "max_tokens", body, expected, "length", bench.backend.keeps_max_tokens)
@@ -66,7 +66,7 @@ def check_max_tokens(bench: Bench) -> None:
 
 def check_stop(bench: Bench) -> None:
     """With a stop string that is a token, and with one that begins and ends inside of tokens."""
-    prompt = "Tell me about soup"
+    prompt = "Write about soup"
     for stop in (" cups", "wo cu"):
         expected = engine.answer(prompt).partition(stop)[0]
         body = {"model": bench.backend.model, "prompt": prompt, "stop": [stop]}
@@ -74,7 +74,7 @@ def check_stop(bench: Bench) -> None:
 
 
 def check_usage(bench: Bench) -> None:
-    prompt = "Tell me about rice, please"
+    prompt = "Write about rice, please"
     body = {"model": bench.backend.model, "prompt": prompt}
     reply = bench.client.post(COMPLETIONS, body)
     assert reply.status == 200, reply.body
@@ -119,7 +119,7 @@ def check_refused(bench: Bench) -> None:
 
 def check_choices(bench: Bench) -> None:
     """Several answers at once are all there, or the request fails."""
-    prompt = "Tell me about beans"
+    prompt = "Write about beans"
     body = {"model": bench.backend.model, "prompt": prompt, "n": 2}
     reply = bench.client.post(COMPLETIONS, body)
     answer = bench.client.stream(COMPLETIONS, body)
@@ -139,7 +139,7 @@ def check_choices(bench: Bench) -> None:
 
 
 def check_logprobs(bench: Bench) -> None:
-    prompt = "Tell me about eggs"
+    prompt = "Write about eggs"
     body = {"model": bench.backend.model, "prompt": prompt, "logprobs": 2}
     reply = bench.client.post(COMPLETIONS, body)
     if not bench.backend.has_logprobs:
@@ -159,7 +159,7 @@ def check_logprobs(bench: Bench) -> None:
 
 def check_parallel(bench: Bench) -> None:
     """Requests at the same time don't get each other's answers."""
-    prompts = [f"Tell me about number{number}" for number in range(8)]
+    prompts = [f"Write about number{number}" for number in range(8)]
 
     def text_for(prompt: str) -> str:
         return "".join(bench.client.stream(COMPLETIONS, {"model": bench.backend.model, "prompt": prompt}).deltas)
@@ -184,7 +184,7 @@ def check_template(bench: Bench) -> None:
     options = [
         option for option in sidecar_options(bench.backend, SERVER_PORT) if not option.startswith("--chat-template")
     ]
-    messages = [{"role": "user", "content": "Tell me about toast"}]
+    messages = [{"role": "user", "content": "Write about toast"}]
     with bench.other_sidecar(options) as client:
         reply = client.post(CHAT, {"model": bench.backend.model, "messages": messages})
         if bench.backend.dialect == "anyserve":
@@ -196,7 +196,7 @@ def check_template(bench: Bench) -> None:
 
 def check_versions(bench: Bench) -> None:
     for name, version in bench.backend.versions.items():
-        text, _ = _whole(bench, COMPLETIONS, {"model": name, "prompt": "Tell me about fish"})
+        text, _ = _whole(bench, COMPLETIONS, {"model": name, "prompt": "Write about fish"})
         assert text == engine.answer("about fish")
         assert bench.requests()[-1]["version"] == version, name
     if bench.backend.versions:

@@ -24,6 +24,10 @@ from tests.wire.backend_replay import SERVICE
 class Recorder(grpc.GenericRpcHandler):
     def __init__(self, channel: aio.Channel, path: Path, kind: str) -> None:
         self._channel, self._path, self._kind = channel, path, kind
+        self._streaming: Any = channel.stream_stream(f"{SERVICE}ModelStreamInfer")
+
+    def _unary(self, rpc: str) -> Any:
+        return self._channel.unary_unary(f"{SERVICE}{rpc}")
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         rpc = details.method.removeprefix(SERVICE)
@@ -33,7 +37,7 @@ class Recorder(grpc.GenericRpcHandler):
         async def forward(data: bytes, context: Any) -> bytes:
             responses: list[bytes] = []
             try:
-                responses.append(await self._channel.unary_unary(details.method)(data))
+                responses.append(await self._unary(rpc)(data))
             except aio.AioRpcError as error:
                 self._write(rpc, [data], [], error)
                 await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
@@ -52,7 +56,7 @@ class Recorder(grpc.GenericRpcHandler):
                 yield data
 
         try:
-            async for response in self._channel.stream_stream(f"{SERVICE}ModelStreamInfer")(forwarded()):
+            async for response in self._streaming(forwarded()):
                 received.append(response)
                 yield response
         except aio.AioRpcError as error:

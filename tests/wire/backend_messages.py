@@ -45,34 +45,34 @@ def response_type(rpc: str, kind: str = "") -> Any:
 
 def to_json(message: Any) -> dict[str, Any]:
     """Returns a message with readable tensors. The message itself is changed."""
-    if isinstance(message, messages.ModelStreamInferResponse):
-        inner = to_json(message.infer_response) if message.HasField("infer_response") else None
-        message.ClearField("infer_response")
-        return {**_fields(message), **({} if inner is None else {"infer_response": inner})}
-    if not isinstance(message, messages.ModelInferRequest | messages.ModelInferResponse):
-        return _fields(message)
-    is_request = isinstance(message, messages.ModelInferRequest)
-    tensors, raws = (
-        (message.inputs, message.raw_input_contents)
-        if isinstance(message, messages.ModelInferRequest)
-        else (message.outputs, message.raw_output_contents)
-    )
-    is_raw = bool(raws)
+    match message:
+        case messages.ModelStreamInferResponse():
+            inner = {"infer_response": to_json(message.infer_response)} if message.HasField("infer_response") else {}
+            message.ClearField("infer_response")
+            return _fields(message) | inner
+        case messages.ModelInferRequest():
+            return _with_tensors(message, "inputs", "raw_input_contents")
+        case messages.ModelInferResponse():
+            return _with_tensors(message, "outputs", "raw_output_contents")
+        case _:
+            return _fields(message)
+
+
+def _with_tensors(message: Any, tensors_field: str, raw_field: str) -> dict[str, Any]:
+    raws = list(getattr(message, raw_field))
     rows = []
-    for number, tensor in enumerate(tensors):
-        values = _from_raw(tensor.datatype, raws[number]) if is_raw else _from_contents(tensor)
-        tensor.ClearField("contents")
+    for number, tensor in enumerate(getattr(message, tensors_field)):
+        values = _from_raw(tensor.datatype, raws[number]) if raws else _from_contents(tensor)
         row = [tensor.name, tensor.datatype, list(tensor.shape), values]
         rows.append([*row, _fields(tensor)["parameters"]] if tensor.parameters else row)
-    for field in ("inputs", "outputs", "raw_input_contents", "raw_output_contents"):
-        if field in message.DESCRIPTOR.fields_by_name and not (is_request and field == "outputs"):
-            message.ClearField(field)
+    message.ClearField(tensors_field)
+    message.ClearField(raw_field)
     found = _fields(message)
     if "id" in found:
         found["id"] = ID
     if rows:
         found["tensors"] = rows
-    return {**found, "raw": True} if is_raw else found
+    return found | ({"raw": True} if raws else {})
 
 
 def from_json(found: dict[str, Any], message_type: Any, id: str = ID) -> Any:

@@ -28,10 +28,10 @@ VARIABLE_PARAMETERS = ("timeout",)
 
 def http_requests(model: str) -> list[tuple[str, dict[str, Any] | None]]:
     """Path and body of the requests that are recorded; a GET has no body."""
-    prompt = {"model": model, "prompt": "Tell me about tea"}
+    prompt = {"model": model, "prompt": "Write about tea"}
     chat = {
         "model": model,
-        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me about milk"}],
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Write about milk"}],
     }
     return [
         ("/v1/models", None),

@@ -66,7 +66,7 @@ class Poc(Minimal):
             add_texts(response, "model", [MODEL])
         return response
 
-    async def ModelStreamInfer(
+    async def ModelStreamInfer(  # type: ignore[override]  # an iterator, unlike that of Minimal
         self, requests: AsyncIterator[ModelInferRequest], context: Context
     ) -> AsyncIterator[ModelStreamInferResponse]:
         async for request in requests:

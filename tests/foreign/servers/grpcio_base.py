@@ -37,17 +37,12 @@ class Minimal(GRPCInferenceServiceServicer):
     async def RepositoryIndex(self, request: Any, context: Context) -> Any:
         await _unimplemented(context)
 
-    def ModelStreamInfer(self, requests: Any, context: Context) -> AsyncIterator[Any]:
-        return _no_stream(context)
+    async def ModelStreamInfer(self, requests: Any, context: Context) -> Any:  # type: ignore[override]  # no iterator
+        await _unimplemented(context)
 
 
 async def _unimplemented(context: Context) -> None:
     await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-
-
-async def _no_stream(context: Context) -> AsyncIterator[Any]:
-    await _unimplemented(context)
-    yield
 
 
 async def serve(servicer: GRPCInferenceServiceServicer, port: int) -> None:

@@ -3,6 +3,7 @@ joins, and `tensorrt_llm_bls`, which does their work alone. A token id is the co
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from typing import Any
 
@@ -54,8 +55,8 @@ class Engine(Model):
         }
         while running:
             for number, deltas in list(running.items()):
-                parts = [next(deltas, None)] if streams else list(deltas)
-                if None in parts or not parts:
+                parts = list(itertools.islice(deltas, 1 if streams else None))
+                if not parts:
                     return  # cancelled
                 if parts[-1].finish:
                     del running[number]

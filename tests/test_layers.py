@@ -24,6 +24,7 @@ PURE = (
     "openai_server.api.schemas_tasks",
     "openai_server.core",
     "openai_server.backends.dialects",
+    "openai_server.backends.model_settings",
     "openai_server.api.answers",
     "openai_server.api.usage",
     "openai_server.api.examples",
@@ -91,6 +92,7 @@ PURE = (
         )
     ),
     "openai_server.parsing",
+    *(f"openai_server.tokenizing.{name}" for name in ("chunks", "plain", "spelling")),
     "openai_server.access.admission",
     "openai_server.access.caps",
     "openai_server.access.cors",
@@ -189,6 +191,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     [
         ("llama_cpp", {"anyserve_worker.llama.native"}),
         ("llguidance", {"anyserve_worker.guides.translation", "anyserve_worker.guides.matcher"}),
+        ("tokenizers", {"openai_server.tokenizing.local"}),
         ("opentelemetry", {f"{p}.tracing" for p in ("anyserve_common", *(f"{g}.telemetry" for g in GENERATION))}),
         (
             "prometheus_client",
@@ -232,13 +235,14 @@ FLOORS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(SHARED_PARTS, ("core",)),
     "backends": ("core",),
     "parsing": ("core",),
+    "tokenizing": ("core",),
     "prompting": ("core", "backends", "parsing"),
-    "api": ("core", "backends", "parsing", "prompting", *SHARED_PARTS),
-    "app": ("core", "backends", "parsing", "prompting", *SHARED_PARTS, "api", "config"),
+    "api": ("core", "backends", "parsing", "prompting", "tokenizing", *SHARED_PARTS),
+    "app": ("core", "backends", "parsing", "prompting", "tokenizing", *SHARED_PARTS, "api", "config"),
     "config": ("core", *SHARED_PARTS),
     "health_check": ("config",),
-    "cli": ("config", "health_check", "backends", *SHARED_PARTS),
-    "serving": ("core", "backends", *SHARED_PARTS, "config", "app"),
+    "cli": ("core", "config", "health_check", "backends", "tokenizing", *SHARED_PARTS),
+    "serving": ("core", "backends", "tokenizing", *SHARED_PARTS, "config", "app"),
     "worker_process": ("config", "http", "serving"),
     "__main__": ("cli", "config", "prompting", *SHARED_PARTS, "serving"),
 }

@@ -28,12 +28,14 @@ from openai_server.api.docs.endpoint import PAGE
 from openai_server.api.generation import Generator
 from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.sealing import Sealer
 from openai_server.http.lifespan import lifespan
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
+from openai_server.tokenizing.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
     from openai_server.prompting.planner import ChatPlanner
@@ -42,15 +44,18 @@ log = logging.getLogger(__name__)
 
 PLANNING_THREADS = 2
 """Threads that render chat templates. More threads would only take the interpreter from the event loop more often."""
+TOKENIZING_THREADS = 2
+"""Threads that tokenize for models with a local tokenizer, which takes seconds for the longest texts. Chat templates
+don't wait for them."""
 MAX_PLANNED = 4096
-"""Maximum number of chats in the queue for one of these threads."""
+"""Maximum number of chats, or texts, in the queue for one of these threads."""
 CANCEL_SECONDS = 1.0
 """Seconds for cancelled requests to send their last response."""
 
 
 class App:
     """The application for `config`, with the backends of `backend`, which it closes at the end. `watches` are further
-    background tasks."""
+    background tasks. Raises BadTokenizer, BadKeys and BadItemKeys."""
 
     def __init__(
         self,
@@ -59,7 +64,6 @@ class App:
         observer: Observer | None = None,
         watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
         self.observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
@@ -80,6 +84,12 @@ class App:
         threads = FairThreads(
             PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
         )
+        tokenizing = FairThreads(
+            TOKENIZING_THREADS, name="tokenizing", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
+        )
+        tokenizers = Tokenizers(config.tokenizer, tokenizing)
+        settings = model_settings(config, tokenizers)
+        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias, settings=settings)
         planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self._item_keys = ItemKeys(config.item_key, config.item_key_file)
@@ -93,7 +103,7 @@ class App:
             sealer=Sealer(lambda: self._item_keys.keys),
             observer=self.observer,
             clock=time.time,
-            chat_template=config.chat_template,
+            tokenizers=tokenizers,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
             endpoints=tuple(
                 endpoint
@@ -137,6 +147,14 @@ class App:
         return lifespan(self._running(), receive, send)
 
 
+def model_settings(config: Config, tokenizers: Tokenizers) -> ModelSettings:
+    """The options that describe models, for the catalog."""
+    return ModelSettings(
+        {name: file.source for name, file in config.chat_template.items()},
+        {name: {**folder.parameters, **tokenizers.parameters(name)} for name, folder in config.tokenizer.items()},
+    )
+
+
 def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
     """Builds the planner. Its imports are needed only for chats."""
     from openai_server.prompting.plan import Planner
@@ -152,7 +170,6 @@ def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
     )
     planner = Planner(
         templates,
-        chat_template=config.chat_template,
         new_id=lambda: f"call_{token_hex(12)}",
         refuses_markup=config.forged_markup == "refuse",
     )

@@ -208,6 +208,11 @@ class Backend:
             return False
         return (await self._lookup(self._stub.ModelReady, ModelReadyRequest(name=model))).ready
 
+    async def extensions(self) -> frozenset[str]:
+        """Extensions of the server; empty if it doesn't report them."""
+        await self._look_up_extensions()
+        return self._extensions or frozenset()
+
     async def models(self) -> list[str]:
         """Names of the models that are ready, in the backend's order."""
         index = await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest(ready=True))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
 from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup
+from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
 from openai_server.core.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable, UnsupportedParameter
 
@@ -25,7 +26,8 @@ T = TypeVar("T")
 
 class Catalog(Listener):
     """The models of all backends. `served` are the models of a backend that has no RepositoryIndex; `aliases` map other
-    names to models; `clock` returns seconds from any start. Must be created in the event loop that uses it."""
+    names to models; `clock` returns seconds from any start; `settings` are the operator's. Must be created in the event
+    loop that uses it."""
 
     def __init__(
         self,
@@ -34,10 +36,12 @@ class Catalog(Listener):
         served: Sequence[str],
         aliases: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self._pool = pool
         self._served = tuple(served)
         self._clock = clock
+        self._settings = settings
         self._directory = Directory(pool, aliases)
         self._change = asyncio.get_running_loop().create_future()
         """Future of the next change of the directory."""
@@ -68,7 +72,7 @@ class Catalog(Listener):
     # ---- Changes of backends
 
     def joined(self, member: Member) -> None:
-        self._directory.add(Inventory(member, self._served, self._changed, self._clock))
+        self._directory.add(Inventory(member, self._served, self._changed, self._clock, self._settings))
 
     def left(self, member: Member) -> None:
         self._directory.remove(member)

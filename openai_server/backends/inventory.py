@@ -20,10 +20,12 @@ from typing import Any
 
 from anyserve_common import logs
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
+from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
-from protos.contract import TASK_GENERATE
+from protos.contract import EXTENSIONS, TASK_GENERATE
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Metadata:
     input_names: Container[str]
     """Names of its input tensors."""
     parameters: Mapping[str, str]
-    """Values of contract.CONFIG_PARAMETERS; absent is unknown."""
+    """Values of contract.CONFIG_PARAMETERS, completed by ModelSettings and with DEFAULT_TEMPLATE; absent is unknown."""
 
     @property
     def tasks(self) -> list[str]:
@@ -65,7 +67,7 @@ class Metadata:
 class Inventory:
     """The models of one backend. `served` are the models of a backend that has no RepositoryIndex. `changed` is called
     with the name of a model whose metadata has changed, and with None when the list has. `clock` returns seconds from
-    any start."""
+    any start. `settings` are the operator's."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Inventory:
         served: Sequence[str],
         changed: Callable[[str | None], None],
         clock: Callable[[], float] = time.monotonic,
+        settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self.member = member
         self.names: tuple[str, ...] = ()
@@ -87,6 +90,7 @@ class Inventory:
         self._served = tuple(served)
         self._changed = changed
         self._clock = clock
+        self._settings = settings
         self._last_names: tuple[str, ...] = ()
         self._last_until = float("-inf")
         self._lookups: dict[str | None, Lookup] = {}
@@ -253,10 +257,12 @@ class Inventory:
             with _if_implemented():
                 # Templates and vocabularies are large, and equal on all backends that have the model.
                 parameters = {key: sys.intern(value) for key, value in (await backend.parameters(name)).items()}
+            if not (await backend.extensions()).isdisjoint(EXTENSIONS):
+                parameters[DEFAULT_TEMPLATE] = CHATML_BY_DEFAULT
         except BackendError as error:
             self._recheck_readiness(error)
             raise
-        metadata = Metadata(input_names, parameters)
+        metadata = Metadata(input_names, parameters := self._settings.applied(name, parameters))
         if self._is_kept(name) and name in self.names and metadata != self.models.get(name):
             self.models[name] = metadata
             fields = {

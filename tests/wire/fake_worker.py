@@ -195,7 +195,7 @@ async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 
 class FakeWorker(GRPCInferenceServiceServicer):
     """A scripted backend. `models` None: it has no RepositoryIndex. `unimplemented` names further calls that it
-    lacks."""
+    lacks. `foreign`: it reports no extension of the contract."""
 
     STEP_BATCHES = False
     """Whether workers offer step batches if their test doesn't set it; the fixture `both_kinds_of_stream` does."""
@@ -211,7 +211,9 @@ class FakeWorker(GRPCInferenceServiceServicer):
         unimplemented: Iterable[str] = (),
         ready: bool = True,
         step_batches: bool | None = None,
+        foreign: bool = False,
     ) -> None:
+        self.foreign = foreign
         self.step_batches = self.STEP_BATCHES if step_batches is None else step_batches
         self.n_streams = 0
         self.models = None if models is None else tuple(models)
@@ -244,8 +246,9 @@ class FakeWorker(GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, request: ServerMetadataRequest, context: Context) -> ServerMetadataResponse:
         await self._check("ServerMetadata", "", context)
-        extensions = [contract.EXTENSION_STEP_BATCHES] if self.step_batches else []
-        return ServerMetadataResponse(name="fake", extensions=extensions)
+        # Without step batches, support for bundles marks it as a server of the contract, and changes nothing else.
+        extension = contract.EXTENSION_STEP_BATCHES if self.step_batches else contract.EXTENSION_BUNDLES
+        return ServerMetadataResponse(name="fake", extensions=[] if self.foreign else [extension])
 
     async def ModelStatistics(self, request: ModelStatisticsRequest, context: Context) -> ModelStatisticsResponse:
         return ModelStatisticsResponse()

@@ -21,6 +21,11 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 ServerInputs = Mapping[TensorSpec, tensors.Elements]
 """Inputs of the contract that the server sets. They replace those that the client set."""
 
+DEFAULT_TEMPLATE = "default_chat_template"
+"""Parameter of a model, set by this server: the chat template of a model that reports none. Absent: it can't chat."""
+CHATML_BY_DEFAULT = "chatml"
+"""The only value of DEFAULT_TEMPLATE, for models of servers with the contract's extensions."""
+
 
 class Target(Struct, frozen=True):
     """The model that a call is for, the names of its inputs, and the call's id."""

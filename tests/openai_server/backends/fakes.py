@@ -88,6 +88,9 @@ class FakeBackend:
         await self._look_up(model)
         return self.is_ready
 
+    async def extensions(self) -> frozenset[str]:
+        return frozenset()
+
     async def models(self) -> list[str]:
         await self._look_up("")
         return self.names

@@ -9,10 +9,18 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.model_files import LOCAL_TOKENIZER, TokenizerFolder
 from openai_server.core.tasks import TokenizeOptions
 from openai_server.tokenizing.chunks import Spans
+from protos import tensors
+from protos.contract import REASON_CONTEXT_LENGTH
+from protos.tensors import Packed
 
 if TYPE_CHECKING:
     from openai_server.tokenizing.local import LocalTokenizer
 
+MIN_LIMIT = 8192
+"""Tokens. Minimum limit on a text whose tokens are returned, if the context is shorter, as in the bundled worker."""
+MAX_LIMIT = 1 << 17
+"""Tokens. Limit on such a text if the context is longer or unknown: the JSON of more, each with its piece, would hold the
+event loop for too long."""
 T = TypeVar("T")
 
 
@@ -35,15 +43,23 @@ class Tokenizer:
         self._threads = threads
 
     async def tokens(
-        self, text: str, plain: Spans, options: TokenizeOptions, *, caller: str
+        self, text: str, plain: Spans, options: TokenizeOptions, *, context_length: int | None, caller: str
     ) -> tuple[Sequence[int], Sequence[bytes]]:
-        """The ids of a text's tokens, and the bytes of each. `plain` are spans without added tokens, in UTF-8 bytes."""
+        """The ids of a text's tokens, and the bytes of each. `plain` are spans without added tokens, in UTF-8 bytes.
+
+        Raises InvalidRequest for a text with more tokens than the context, or than MIN_LIMIT if that is more.
+        """
+        field = options.names["text"]
+        limit = MAX_LIMIT if context_length is None else min(max(context_length, MIN_LIMIT), MAX_LIMIT)
 
         def work() -> tuple[Sequence[int], Sequence[bytes]]:
             ids = self._ids(text, plain, options)
+            if len(ids) > limit:
+                message = f"'{field}' has {len(ids)} tokens; at most {limit} are allowed."
+                raise InvalidRequest(message, param=field, code=REASON_CONTEXT_LENGTH)
             return ids, self._local.pieces(ids)
 
-        return await self._run(caller, options.names["text"], work)
+        return await self._run(caller, field, work)
 
     async def length(self, text: str, plain: Spans, options: TokenizeOptions, *, caller: str) -> tuple[int, bytes]:
         """The number of tokens, and the bytes of the first one."""
@@ -54,8 +70,12 @@ class Tokenizer:
 
         return await self._run(caller, options.names["text"], work)
 
-    async def text(self, ids: Sequence[int], *, caller: str) -> str:
-        return await self._run(caller, "tokens", lambda: self._local.text(ids))
+    async def text(self, ids: Sequence[int] | Packed, *, caller: str) -> str:
+        def work() -> str:
+            unpacked = tensors.unpacked("INT32", ids) if isinstance(ids, Packed) else ids
+            return self._local.text(unpacked)
+
+        return await self._run(caller, "tokens", work)
 
     def _ids(self, text: str, plain: Spans, options: TokenizeOptions) -> list[int]:
         parse_special = options.parse_special is not False

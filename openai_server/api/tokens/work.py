@@ -35,7 +35,9 @@ async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | Prom
         else:
             prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
         if tokenizer := services.tokenizers.get(model.parameters):
-            encoded = await tokenizer.tokens(prompt.text, prompt.plain, options, caller=task.context.caller)
+            encoded = await tokenizer.tokens(
+                prompt.text, prompt.plain, options, context_length=model.context_length, caller=task.context.caller
+            )
         else:
             call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
             [encoded] = await task.infer([call], model, decode.tokens)

@@ -11,7 +11,8 @@ import pytest
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.model_files import LOCAL_TOKENIZER, TokenizerFolder
 from openai_server.core.tasks import TokenizeOptions
-from openai_server.tokenizing.tokenizers import BadTokenizer, Tokenizer, Tokenizers
+from openai_server.tokenizing.tokenizers import MAX_LIMIT, MIN_LIMIT, BadTokenizer, Tokenizer, Tokenizers
+from protos import tensors
 from tests.openai_server.tokenizing.vocabularies import CONTROL, THINK, USER, byte_level, folder_with
 
 
@@ -43,7 +44,7 @@ def loaded(threads: Threads, path: Path) -> Tokenizer:
 
 async def test_texts_are_converted_in_the_threads_of_their_caller(tmp_path: Path) -> None:
     tokenizer = loaded(threads := Threads(), tmp_path)
-    ids, pieces = await tokenizer.tokens(f"{USER}é", (), options(), caller="anna")
+    ids, pieces = await tokenizer.tokens(f"{USER}é", (), options(), context_length=None, caller="anna")
     assert b"".join(pieces) == f"{USER}é".encode()
     assert await tokenizer.length(f"{USER}é", (), options(), caller="ben") == (len(ids), USER.encode())
     assert await tokenizer.length("", (), options(), caller="ben") == (0, b"")
@@ -64,6 +65,29 @@ async def test_the_options_apply(tmp_path: Path) -> None:
         n_ids[name], _ = await tokenizer.length(USER, plain, wanted, caller="x")
     assert (n_ids["default"], n_ids["special"], n_ids["parsed"]) == (1, 3, 1)
     assert n_ids["as text"] == n_ids["plain"] > 1
+
+
+@pytest.mark.parametrize(
+    ("context_length", "limit"),
+    [(1, MIN_LIMIT), (MIN_LIMIT + 5, MIN_LIMIT + 5), (None, MAX_LIMIT), (10 * MAX_LIMIT, MAX_LIMIT)],
+)
+async def test_as_many_tokens_as_the_context_has_are_returned(
+    context_length: int | None, limit: int, tmp_path: Path
+) -> None:
+    tokenizer = loaded(Threads(), tmp_path)
+    ids, pieces = await tokenizer.tokens(USER * limit, (), options(), context_length=context_length, caller="x")
+    assert len(ids) == len(pieces) == limit
+    with pytest.raises(InvalidRequest, match=f"'content' has {limit + 1} tokens; at most {limit} are") as caught:
+        await tokenizer.tokens(USER * (limit + 1), (), options(), context_length=context_length, caller="x")
+    assert (caught.value.param, caught.value.code) == ("content", "context_length_exceeded")
+    assert (await tokenizer.length(USER * (limit + 1), (), options(), caller="x"))[0] == limit + 1
+
+
+async def test_packed_ids_are_converted(tmp_path: Path) -> None:
+    """A helper process packs the ids of a large body."""
+    tokenizer = loaded(Threads(), tmp_path)
+    ids, _ = await tokenizer.tokens("The fox", (), options(), context_length=None, caller="x")
+    assert await tokenizer.text(tensors.packed("INT32", list(ids)), caller="x") == "The fox"
 
 
 async def test_an_error_names_the_clients_field(tmp_path: Path) -> None:

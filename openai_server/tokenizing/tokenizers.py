@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MIN_LIMIT = 8192
 """Tokens. Minimum limit on a text whose tokens are returned, if the context is shorter, as in the bundled worker."""
 MAX_LIMIT = 1 << 17
-"""Tokens. Limit on such a text if the context is longer or unknown: the JSON of more, each with its piece, would hold the
-event loop for too long."""
+"""Tokens. Limit on such a text if the context is longer or unknown: the JSON of more, each with its piece, would hold
+the event loop for too long."""
 T = TypeVar("T")
 
 

@@ -28,6 +28,8 @@ from openai_server.api.docs.endpoint import PAGE
 from openai_server.api.generation import Generator
 from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.choose import Dialects
+from openai_server.backends.dialects.mapping.load import load
 from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
@@ -64,6 +66,7 @@ class App:
         observer: Observer | None = None,
         watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
+        dialects = Dialects(config.dialect, [load(path) for path in config.mapping])
         self.observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
@@ -89,7 +92,9 @@ class App:
         )
         tokenizers = Tokenizers(config.tokenizer, tokenizing)
         settings = model_settings(config, tokenizers)
-        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias, settings=settings)
+        catalog = Catalog(
+            backend, served=config.served_model, aliases=config.model_alias, dialects=dialects, settings=settings
+        )
         planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self._item_keys = ItemKeys(config.item_key, config.item_key_file)

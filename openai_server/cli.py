@@ -13,21 +13,46 @@ from anyserve_common.command_line import Command, hosts, names
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
-from openai_server.config import Config, EmptyVariableOption, count, file, option, seconds
+from openai_server.config import Config, EmptyVariableOption, count, file, option, path, seconds
 from openai_server.core.model_files import EVERY_MODEL, TemplateFile, TokenizerFolder
 from openai_server.tokenizing import folder
 
 
-def _aliases(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    aliases: dict[str, str] = {}
-    for value in names(context, option, values):
-        alias, _, model = value.partition("=")
-        if not (alias and model):
-            raise click.BadParameter(f"{value!r} does not have the form alias=model.")
-        if aliases.get(alias, model) != model:
-            raise click.BadParameter(f"{alias!r} can't stand for both {aliases[alias]!r} and {model!r}.")
-        aliases[alias] = model
-    return aliases
+def _pairs(form: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], dict[str, str]]:
+    """A callback for values of the form `key=value`."""
+
+    def read(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+        pairs: dict[str, str] = {}
+        for text in names(context, option, values):
+            key, _, value = text.partition("=")
+            if not (key and value):
+                raise click.BadParameter(f"{text!r} does not have the form {form}.")
+            if pairs.get(key, value) != value:
+                raise click.BadParameter(f"{key!r} can't stand for both {pairs[key]!r} and {value!r}.")
+            pairs[key] = value
+        return pairs
+
+    return read
+
+
+def _check_dialects(config: Config) -> None:
+    """Raises UsageError for an unusable mapping file or an unknown name of a dialect."""
+    if not (config.dialect or config.mapping):
+        return
+    from openai_server.backends.dialects.choose import Dialects  # few servers need these here
+    from openai_server.backends.dialects.mapping.load import BadMapping, load
+
+    files = []
+    for mapping in config.mapping:
+        try:
+            files.append(load(mapping))
+        except BadMapping as error:
+            raise click.UsageError(f"--mapping: '{mapping}' {error}.") from error
+    try:
+        Dialects(config.dialect, files)
+    except KeyError as error:
+        known = ", ".join(Dialects(files=files).names())
+        raise click.UsageError(f"--dialect: {error} is none of the dialects: {known}.") from error
 
 
 def _templates(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, TemplateFile]:
@@ -131,7 +156,7 @@ OPTIONS = (
         "--model-alias",
         "Additional name for a served model; repeatable.",
         metavar="ALIAS=MODEL",
-        callback=_aliases,
+        callback=_pairs("alias=model"),
         multiple=True,
     ),
     option(
@@ -140,6 +165,20 @@ OPTIONS = (
         metavar="NAME",
         callback=names,
         multiple=True,
+    ),
+    option(
+        "--dialect",
+        "Dialect of a model, instead of the one that its metadata suggests; repeatable. `python -m openai_server "
+        "check` lists the models with their dialects.",
+        metavar="MODEL=NAME",
+        callback=_pairs("model=dialect"),
+        multiple=True,
+    ),
+    option(
+        "--mapping",
+        "TOML file that describes the tensors of a kind of model (docs/mapping.md); repeatable.",
+        multiple=True,
+        **path(),
     ),
     option(
         "--chat-template",
@@ -230,6 +269,7 @@ OPTIONS = (
 )
 
 
+CHECK = click.Argument(["action"], type=click.Choice(["check"]), required=False, metavar="[check]")
 HEALTHCHECK = click.Option(
     ["--healthcheck"],
     is_flag=True,
@@ -240,8 +280,9 @@ HEALTHCHECK = click.Option(
 def command(run: Callable[[Config], None]) -> click.Command:
     """The command line, which calls `run` with the parsed options."""
 
-    def callback(healthcheck: bool, **values: Any) -> None:
+    def callback(action: str | None, healthcheck: bool, **values: Any) -> None:
         config = Config(**values)
+        _check_dialects(config)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
             raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
         if 0 < config.max_inflight_body_bytes < config.max_body_bytes:
@@ -256,13 +297,18 @@ def command(run: Callable[[Config], None]) -> click.Command:
             from openai_server import health_check  # a server doesn't need it
 
             sys.exit(not health_check.is_ready(config))
+        if action is not None:
+            from openai_server import check  # a server doesn't need it
+
+            sys.exit(not check.run(config))
         run(config)
 
     program = Command(
         "openai_server",
         callback=callback,
-        params=[*OPTIONS, HEALTHCHECK],
-        help="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server.",
+        params=[CHECK, *OPTIONS, HEALTHCHECK],
+        help="OpenAI's and Anthropic's REST APIs in front of any KServe v2 gRPC text model server. With `check`, print "
+        "how this server calls each model of the backends, generate a token with each, and exit.",
         context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     )
     return click.version_option(__version__)(program)

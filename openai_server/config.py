@@ -32,6 +32,8 @@ class Config:
     workers: int = 1
     model_alias: Mapping[str, str] = field(default_factory=dict)
     served_model: tuple[str, ...] = ()
+    dialect: Mapping[str, str] = field(default_factory=dict)
+    mapping: tuple[Path, ...] = ()
     chat_template: Mapping[str, TemplateFile] = field(default_factory=dict)
     """By model; EVERY_MODEL is the name for all others."""
     tokenizer: Mapping[str, TokenizerFolder] = field(default_factory=dict)

@@ -74,6 +74,11 @@ class Packed:
     def __len__(self) -> int:
         return self.n
 
+    def elements(self, datatype: str) -> Elements:
+        """The elements of a tensor with this datatype."""
+        contents = InferTensorContents.FromString(self.contents)
+        return list(getattr(contents, _DATATYPES[datatype].contents))
+
 
 class Tensor(NamedTuple):
     name: str
@@ -160,6 +165,36 @@ def add_input(request: ModelInferRequest, spec: TensorSpec, elements: Elements |
     """Appends a tensor of shape [len(elements)] in the typed form."""
     tensor = request.inputs.add(name=spec.name, datatype=spec.datatype, shape=(len(elements),))
     _fill(tensor.contents, spec.datatype, elements)
+
+
+def add_tensor(request: ModelInferRequest, name: str, datatype: str, rank: int, elements: Elements) -> None:
+    """Appends a tensor in the typed form, of shape [k] or, with leading dimensions of size 1, of a higher rank. Rank 0
+    is for a single element. Raises TensorError for a datatype that has no typed form, or that can't hold the elements.
+    """
+    tensor = request.inputs.add(name=name, datatype=datatype, shape=_shape(rank, len(elements)))
+    try:
+        _fill(tensor.contents, datatype, elements)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise TensorError(name, f"can't be sent as {datatype}") from error
+
+
+def convert_input(tensor: Any, datatype: str, rank: int) -> None:
+    """Converts an input of a request, in the typed form, to another datatype and rank. Raises TensorError."""
+    elements = output_elements(tensor, None)
+    tensor.ClearField("shape")
+    tensor.shape.extend(_shape(rank, len(elements)))
+    if datatype and datatype != tensor.datatype:
+        tensor.ClearField("contents")
+        tensor.datatype = datatype
+        whole = datatype not in ("FP32", "FP64")
+        try:
+            _fill(tensor.contents, datatype, [int(x) for x in elements] if whole and datatype != BYTES else elements)
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            raise TensorError(tensor.name, f"can't be sent as {datatype}") from error
+
+
+def _shape(rank: int, k: int) -> tuple[int, ...]:
+    return (*(1,) * (rank - 1), k) if rank else ()
 
 
 def add_output(response: ModelInferResponse, spec: TensorSpec, elements: Elements, *, raw: bool) -> None:

@@ -17,7 +17,7 @@ from openai_server.api.responses.input.fields import RESPONSES_FIELDS
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GenerationFields, GuideFields, ListOf
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
-from openai_server.backends.dialects.anyserve.encode import INPUT_ROWS
+from openai_server.backends.dialects.inputs import INPUT_ROWS
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"

@@ -1,4 +1,4 @@
-"""A whole answer that is collected from a stream, so that it can be cut off. PURE."""
+"""A whole answer that is collected from the rows of a stream. PURE."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,12 @@ from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
 
 class CollectedAnswer:
-    """The answer to one prompt. A choice ends with its finish reason, or at a call that repeats the one before it."""
+    """The answer to one prompt. A choice ends with its finish reason, or at a call that repeats the one before it.
+    `format`: how to parse the text, to find such a call; None keeps all of it."""
 
-    def __init__(self, n_choices: int, format: AnswerFormat) -> None:
+    def __init__(self, n_choices: int, format: AnswerFormat | None) -> None:
         self._decoders = ChoiceDecoders(n_choices)
-        self._readers = [ChoiceReader(format) for _ in range(n_choices)]
+        self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
         self._choices = [Choice(index, "", None) for index in range(n_choices)]
         self._texts: list[list[str]] = [[] for _ in range(n_choices)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]
@@ -24,7 +25,7 @@ class CollectedAnswer:
     @property
     def is_cut_off(self) -> bool:
         """Whether all choices have ended, and one of them before the backend ended it."""
-        return not self._open and any(reader.is_cut_off for reader in self._readers)
+        return not self._open and any(reader.is_cut_off for reader in self._readers or ())
 
     def take(self, rows: Iterable[Row]) -> None:
         for index, token, reason, logprobs in rows:
@@ -35,8 +36,9 @@ class CollectedAnswer:
             self._texts[index].append(text)
             self._logprobs[index] += logprobs
             choice.finish_reason = reason
-            self._readers[index].read(text, reason)
-            if reason is not None or self._readers[index].is_cut_off:
+            if self._readers is not None:
+                self._readers[index].read(text, reason)
+            if reason is not None or (self._readers is not None and self._readers[index].is_cut_off):
                 self._open.discard(index)
 
     def answer(self, usage: Usage | None, timings: Timings | None) -> Answer:

@@ -12,8 +12,7 @@ from openai_server.api.collected_answer import CollectedAnswer
 from openai_server.api.reporting_stream import ReportingStream
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.backends.catalog import Catalog
-from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
-from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
+from openai_server.backends.dialects.base import Call, Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT, Mailbox
 from openai_server.backends.pool import Member, Pool
@@ -30,7 +29,6 @@ from openai_server.http.streaming import EventWriter, Exchange
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.deferred import DeferredPlanner
 from protos import contract
-from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 T = TypeVar("T")
 
@@ -53,7 +51,8 @@ class _Prepared:
     model: ResolvedModel
     members: Sequence[Member]
     """Backends that the calls were built for."""
-    calls: list[ModelInferRequest]
+    calls: list[Call]
+    dialect: Dialect
 
 
 class Generator:
@@ -67,27 +66,24 @@ class Generator:
         self._planner = planner
         self._caps = caps
         self._ping_interval = ping_interval
-        self._dialect: Dialect = ANYSERVE
 
     async def answer(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
-        n_amended = 0
+        n_amended, prepared = 0, None
         while True:
             try:
-                prepared = await self._prepare(turn, id, failed, context)
-                calls, members, format = prepared.calls, prepared.members, prepared.model.format
-                if format is not None and format.parallel:
-                    return prepared.model, [await self._collect(calls, members, turn, format)]
+                prepared = await self._prepare(turn, id, failed, context, streams=False)
+                calls = prepared.calls
                 if len(calls) == 1:
-                    return prepared.model, [await self._infer(calls[0], members, turn)]
-                return prepared.model, await gather([self._infer(call, members, turn) for call in calls])
+                    return prepared.model, [await self._answer(calls[0], prepared, turn)]
+                return prepared.model, await gather([self._answer(call, prepared, turn) for call in calls])
             except BackendError as error:
                 if (amended := self._amended(turn, error, n_amended + 1)) is not None:
                     turn, n_amended = amended, n_amended + 1
                     continue
                 if (left_out := await self._catalog.retry(error, turn.model, failed)) is None:
-                    raise self._failed(error, turn) from error
+                    raise self._failed(error, turn, prepared) from error
                 failed = left_out
 
     async def stream(
@@ -105,17 +101,17 @@ class Generator:
         """
         failed: Failed = frozenset()
         answer: AnswerStream | None = None
-        n_amended, last = 0, b""
+        n_amended, last, prepared = 0, b"", None
         while True:
             try:
-                prepared = await self._prepare(turn, id, failed, context)
+                prepared = await self._prepare(turn, id, failed, context, streams=True)
                 members = prepared.members
                 n_choices = len(prepared.calls) * turn.n_returned
                 kind = ReportingStream if turn.timings or turn.progress else AnswerStream
                 answer = kind(writer_for(prepared.model), n_choices, prepared.model.format)
                 writer.failure = answer.failure
                 context.begin_stream(n_choices, answer.finish_reasons)
-                async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
+                async with self._pool.stream(prepared.calls, members, self._ping_interval) as mailbox:
                     answer.source = mailbox
                     mailbox.sink = partial(_write_now, answer, writer.exchange, context, mailbox)
                     try:
@@ -150,11 +146,12 @@ class Generator:
                     continue
                 left_out = None if has_begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
-                    raise self._failed(error, turn) from error
+                    raise self._failed(error, turn, prepared) from error
                 failed = left_out
 
-    def _failed(self, error: BackendError, turn: Turn) -> APIError:
-        return from_backend(error, self._dialect.fields(turn), self._room(turn))
+    def _failed(self, error: BackendError, turn: Turn, prepared: _Prepared | None) -> APIError:
+        """`prepared`: None if the error is from before the calls."""
+        return from_backend(error, prepared.dialect.fields(turn) if prepared else {}, self._room(turn))
 
     def _amended(self, turn: Turn, error: BackendError, attempt: int) -> Turn | None:
         """The turn without what the backend refuses, if the client allows that: its oldest messages if the prompt is
@@ -171,17 +168,18 @@ class Generator:
 
     # ---- One call
 
-    async def _infer(self, call: ModelInferRequest, members: Sequence[Member], turn: Turn) -> Answer:
-        n, n_generated = turn.n_returned, turn.n_generated
-        answer = await self._pool.answer(call, members, n_generated, self._dialect.answer)
-        return answer if n_generated == n else best(answer, n)
+    async def _answer(self, call: Call, prepared: _Prepared, turn: Turn) -> Answer:
+        format, n = prepared.model.format, turn.n_returned
+        if call.read_whole is None or (format is not None and format.parallel):
+            answer = await self._collect(call, prepared.members, format)
+        else:
+            answer = await self._pool.answer(call, prepared.members)
+        return answer if call.n == n else best(answer, n)
 
-    async def _collect(
-        self, calls: Sequence[ModelInferRequest], members: Sequence[Member], turn: Turn, format: AnswerFormat
-    ) -> Answer:
-        """The answer to a chat, cut off where its choices only repeat a call."""
-        collected = CollectedAnswer(turn.n_returned, format)
-        async with self._pool.stream(calls, members, turn.n_returned, self._ping_interval) as mailbox:
+    async def _collect(self, call: Call, members: Sequence[Member], format: AnswerFormat | None) -> Answer:
+        """The answer, from the rows of a stream. That of a chat is cut off where its choices only repeat a call."""
+        collected = CollectedAnswer(call.n, format if format is not None and format.parallel else None)
+        async with self._pool.stream([call], members, self._ping_interval) as mailbox:
 
             def take(rows: list[Row]) -> bool:
                 collected.take(rows)
@@ -196,21 +194,27 @@ class Generator:
 
     # ---- Before the calls
 
-    async def _prepare(self, turn: Turn, id: str, failed: Failed, context: RequestContext) -> _Prepared:
-        return await self._catalog.use(turn.model, failed, lambda model: self._build(model, turn, id, context))
+    async def _prepare(
+        self, turn: Turn, id: str, failed: Failed, context: RequestContext, *, streams: bool
+    ) -> _Prepared:
+        return await self._catalog.use(
+            turn.model, failed, lambda model: self._build(model, turn, id, context, streams=streams)
+        )
 
-    async def _build(self, model: Model, turn: Turn, id: str, context: RequestContext) -> _Prepared:
+    async def _build(self, model: Model, turn: Turn, id: str, context: RequestContext, *, streams: bool) -> _Prepared:
         context.model = model.name
-        model.require(contract.TASK_GENERATE)
+        dialect = model.require(contract.TASK_GENERATE)
         prompts, format = turn.prompts, None
         inputs: ServerInputs = {}
-        if turn.messages:
+        if turn.messages and not dialect.takes_messages:
             plan = await self._planner.plan(turn, model.parameters, model.input_names, caller=context.caller)
             self._caps.check_prompts(turn.name("messages"), [plan.prompt])
             turn, prompts, inputs, format = plan.turn, [plan.prompt], plan.inputs, plan.format
-        calls = self._dialect.calls(turn, prompts, Target(model.name, model.input_names, id), inputs)
-        requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
-        return _Prepared(ResolvedModel(model.name, format), model.members, requests)
+        name, version = model.address
+        target = Target(name, model.input_names, id, version)
+        building = dialect.calls(turn, prompts, target, inputs, streams=streams)
+        calls = list(building) if len(prompts) <= AT_ONCE else await spread(building)
+        return _Prepared(ResolvedModel(model.name, format), model.members, calls, dialect)
 
 
 def _write_now(

@@ -85,12 +85,14 @@ class Task:
 
     def target(self, model: Model) -> Target:
         """The target of the only call."""
-        return Target(model.name, model.input_names, self.id)
+        name, version = model.address
+        return Target(name, model.input_names, self.id, version)
 
     def with_targets(self, texts: Sequence[T], model: Model) -> list[tuple[T, Target]]:
         """Each text with the target of its call."""
         ids = [f"{self.id}-{k}" for k in range(len(texts))] if len(texts) > 1 else [self.id]
-        return [(text, Target(model.name, model.input_names, id)) for text, id in zip(texts, ids, strict=True)]
+        name, version = model.address
+        return [(text, Target(name, model.input_names, id, version)) for text, id in zip(texts, ids, strict=True)]
 
 
 def columns(results: Sequence[tuple[Any, int | None]]) -> tuple[list[Any], list[int | None]]:

@@ -6,7 +6,7 @@ No other module makes gRPC calls. `channel.py` opens the channels, `pool.py` man
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -17,7 +17,17 @@ from grpc import aio
 
 from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
-from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
+from openai_server.backends.dialects.anyserve import poc
+from openai_server.backends.dialects.anyserve.dialect import FOREIGN_SERVERS, TRITON
+from openai_server.backends.dialects.base import AnswerReader, Call, Rpc
+from openai_server.backends.dialects.description import (
+    Description,
+    IndexEntry,
+    ServerDescription,
+    config_parameters,
+    describe,
+    index_entries,
+)
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
@@ -25,6 +35,7 @@ from openai_server.backends.shared_stream import SharedStream, StreamLost, unnum
 from openai_server.core import request_context
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
+from openai_server.core.rows import Row
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -32,7 +43,6 @@ from protos.grpc_predict_v2_pb2 import (
     ModelInferResponse,
     ModelMetadataRequest,
     ModelReadyRequest,
-    ModelStreamInferResponse,
     RepositoryIndexRequest,
     ServerMetadataRequest,
     ServerReadyRequest,
@@ -48,8 +58,6 @@ READY_INTERVAL = 1.0
 NO_TIMEOUT = 3600.0
 """Seconds after which the calls on a replaced channel are cancelled, if calls have no time limit."""
 _PLAIN = Dialer()
-Read = Callable[[ModelInferResponse, int], Answer]
-"""Reads a response; a dialect's `answer`."""
 T = TypeVar("T")
 
 
@@ -82,9 +90,11 @@ class Backend:
         """Whether the channel sends keepalive pings at the interval of --keepalive-time, which needs the server's
         permission."""
         self._use(self._dial())
-        self._extensions_lock = asyncio.Lock()
-        self._extensions: frozenset[str] | None = None
-        """Extensions of the server on the current connection; None is unknown."""
+        self._server_lock = asyncio.Lock()
+        self._server: ServerDescription | None = None
+        """The server on the current connection; None is unknown."""
+        self._lacks_streams = False
+        """Whether the server has refused ModelStreamInfer, which some servers don't implement."""
         self._shared: SharedStream | None = None
         self._n_unary = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,6 +106,16 @@ class Backend:
     def _use(self, channel: aio.Channel) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
+        self._bare_stream = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            request_serializer=ModelInferRequest.SerializeToString,
+            response_deserializer=ModelInferResponse.FromString,
+        )
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the server is known to have this project's extensions."""
+        return self._server is not None and self._server.is_own
 
     @property
     def connected(self) -> bool:
@@ -136,7 +156,7 @@ class Backend:
             self._outages.back()
             self.recheck_readiness()
             await self._channel.wait_for_state_change(state)
-            self.usable, self._extensions = False, None
+            self.usable, self._server, self._lacks_streams = False, None, False
             lost()
             self._outages.lost(await self._failure() or "the connection was closed")
 
@@ -162,7 +182,7 @@ class Backend:
             if failure:  # the connection is still open, so `watch` doesn't log it
                 self._outages.lost(failure)
             try:
-                self.usable, failure = (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready, ""
+                self.usable, failure = await self._is_usable(), ""
             except BackendError as error:
                 self.usable, failure = error.status == "UNIMPLEMENTED", error.message
             if self.usable:
@@ -171,12 +191,20 @@ class Backend:
                 return
             await asyncio.sleep(READY_INTERVAL)
 
+    async def _is_usable(self) -> bool:
+        """Whether the server can answer requests. Triton is not ready while any of its models is broken; the others
+        still answer. Raises BackendError."""
+        if (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
+            return True
+        server = await self.server()
+        return server.name == TRITON and any(entry.is_ready for entry in await self.index())
+
     async def _adapt_pings(self) -> bool:
         """Replaces the channel if its pings are not as frequent as the server permits. Returns whether it did."""
         with suppress(BackendError):
-            await self._look_up_extensions()
-        frequent_pings = contract.EXTENSION_PINGS in (self._extensions or ())
-        if self._extensions is None or frequent_pings == self._frequent_pings:
+            await self.server()
+        frequent_pings = self._has_extension(contract.EXTENSION_PINGS)
+        if self._server is None or frequent_pings == self._frequent_pings:
             return False
         if self._shared is not None:
             self._shared.retire()
@@ -187,48 +215,69 @@ class Backend:
         self._use(self._dial(frequent_pings=frequent_pings))
         return True
 
-    async def _look_up_extensions(self) -> None:
-        """Sets `_extensions`. Raises BackendError."""
-        async with self._extensions_lock:
-            if self._shared is not None and self._shared.retired:
-                self._shared = self._extensions = None  # another kind of server may have replaced the old one
-            if self._extensions is None:
-                try:
-                    metadata = await self._lookup(self._stub.ServerMetadata, ServerMetadataRequest())
-                    self._extensions = frozenset(metadata.extensions)
-                except BackendError as error:
-                    if error.status != "UNIMPLEMENTED":
-                        raise
-                    self._extensions = frozenset()
+    def _has_extension(self, extension: str) -> bool:
+        return self._server is not None and extension in self._server.extensions
 
     # ---- Lookups. All raise BackendError.
 
-    async def ready(self, model: str) -> bool:
-        if not (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
+    async def server(self) -> ServerDescription:
+        """The server on the current connection."""
+        async with self._server_lock:
+            if self._shared is not None and self._shared.retired:
+                self._shared = self._server = None  # another kind of server may have replaced the old one
+            if self._server is None:
+                try:
+                    metadata = await self._lookup(self._stub.ServerMetadata, ServerMetadataRequest())
+                    self._server = ServerDescription(metadata.name.lower(), frozenset(metadata.extensions))
+                except BackendError as error:
+                    if error.status != "UNIMPLEMENTED":
+                        raise
+                    self._server = ServerDescription()
+            return self._server
+
+    async def ready(self, model: str, version: str = "") -> bool:
+        """Whether the model would answer. Other models of the server may be broken."""
+        if self.is_own and not (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
             return False
-        return (await self._lookup(self._stub.ModelReady, ModelReadyRequest(name=model))).ready
+        request = ModelReadyRequest(name=model, version=version)
+        try:
+            return (await self._lookup(self._stub.ModelReady, request)).ready
+        except BackendError as error:
+            if error.status != "UNIMPLEMENTED":
+                raise
+        return (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready
 
-    async def extensions(self) -> frozenset[str]:
-        """Extensions of the server; empty if it doesn't report them."""
-        await self._look_up_extensions()
-        return self._extensions or frozenset()
+    async def index(self) -> list[IndexEntry]:
+        """All models, in the backend's order, also those that are not ready."""
+        try:
+            return index_entries(await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest()))
+        except BackendError as error:
+            if error.status != "UNIMPLEMENTED" or (await self.server()).name not in poc.SERVERS:
+                raise
+        info = await _result(self._stub.ModelInfer, poc.info_request(), timeout=self._lookup_timeout)
+        return [IndexEntry(poc.model_name(info))]
 
-    async def models(self) -> list[str]:
-        """Names of the models that are ready, in the backend's order."""
-        index = await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest(ready=True))
-        # A name is listed once for each version. A server without states lists only models that are ready.
-        return list(dict.fromkeys(model.name for model in index.models if model.state in ("READY", "")))
+    async def describe(self, model: str, version: str = "") -> tuple[Description, Mapping[str, str]]:
+        """The model, and values of contract.CONFIG_PARAMETERS as far as the backend reports them."""
+        server = await self.server()
+        metadata = await self._if_implemented(
+            self._stub.ModelMetadata, ModelMetadataRequest(name=model, version=version)
+        )
+        config = await self._if_implemented(self._stub.ModelConfig, ModelConfigRequest(name=model, version=version))
+        parameters = dict(config_parameters(config.config if config else None))
+        if server.name in poc.SERVERS and not server.is_own:
+            info = await self._if_implemented(self._stub.ModelInfer, poc.info_request())
+            parameters |= poc.parameters(info) if info else {}
+        return describe(model, version, server, metadata, config.config if config else None), parameters
 
-    async def inputs(self, model: str) -> frozenset[str]:
-        """Names of the model's input tensors; empty if the backend doesn't report them."""
-        metadata = await self._lookup(self._stub.ModelMetadata, ModelMetadataRequest(name=model))
-        return frozenset(tensor.name for tensor in metadata.inputs)
-
-    async def parameters(self, model: str) -> dict[str, str]:
-        """Values of contract.CONFIG_PARAMETERS, as far as the backend reports them."""
-        answer = await self._lookup(self._stub.ModelConfig, ModelConfigRequest(name=model))
-        reported = answer.config.parameters
-        return {name: reported[name].string_value for name in contract.CONFIG_PARAMETERS if name in reported}
+    async def _if_implemented(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
+        """The result of a lookup; None if the backend doesn't implement the call."""
+        try:
+            return await self._lookup(call, request)
+        except BackendError as error:
+            if error.status != "UNIMPLEMENTED":
+                raise
+            return None
 
     async def _lookup(self, call: Callable[..., Awaitable[T]], request: Message) -> T:
         """The result of a lookup call. A timeout counts as UNAVAILABLE."""
@@ -241,22 +290,22 @@ class Backend:
 
     # ---- Inference. Cancelling the caller cancels the call, at once.
 
-    async def answer(self, request: ModelInferRequest, n: int, read: Read) -> Answer:
-        """The whole answer to a generation of `n` choices. `read` is used only for the response to a unary call.
-
-        Raises BackendError.
-        """
+    async def answer(self, call: Call) -> Answer:
+        """The whole answer, of a dialect that reads whole answers. Raises BackendError."""
+        request, read = call.request, call.read_whole
+        assert read is not None
         if self._goes_on_shared_stream(request):
             _set_caller(request)
             try:
-                return await self._shared_stream().answer(request, n)
+                return await self._shared_stream().answer(request, call.n)
             except StreamLost:  # the unary call below returns the reason
                 unnumbered(request)
-        return read(await self.infer(request), n)
+        return read(await self.infer(request), call.n)
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Makes a unary call. Raises BackendError."""
-        _set_caller(request)
+        if self._server is None or self._server.name not in FOREIGN_SERVERS:
+            _set_caller(request)
         self._n_unary += 1
         try:
             headers = aio.Metadata(*request_context.current().headers)  # faster than gRPC's conversion of a list
@@ -264,32 +313,34 @@ class Backend:
         finally:
             self._n_unary -= 1
 
-    def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
-        """Sends the request for `n` choices. Its rows go into the mailbox, as those of prompt k."""
-        _set_caller(request)
-        if self._extensions is not None and not (self._shared and self._shared.retired):
-            return self._start(request, n, k, mailbox)
+    def start(self, call: Call, k: int, mailbox: Mailbox) -> Cancel:
+        """Makes the call. Its rows go into the mailbox, as those of prompt k."""
+        if self._server is not None and not (self._shared and self._shared.retired):
+            return self._start(call, k, mailbox)
         cancel: Cancel | None = None
 
         async def start_after_lookup() -> None:
             nonlocal cancel
             try:
-                await self._look_up_extensions()
-                cancel = self._start(request, n, k, mailbox)
+                await self.server()
+                cancel = self._start(call, k, mailbox)
             except BackendError as error:
                 mailbox.fail(k, error)
 
         lookup = self._task(start_after_lookup())
         return lambda: cancel() if cancel else lookup.cancel()
 
-    def _start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
-        if contract.EXTENSION_STEP_BATCHES in (self._extensions or ()) and _may_share(request):
-            return self._shared_stream().start(request, n, k, mailbox)
-        return self._task(self._stream_alone(request, n, k, mailbox)).cancel
+    def _start(self, call: Call, k: int, mailbox: Mailbox) -> Cancel:
+        request = call.request
+        if self._server is not None and self._server.name not in FOREIGN_SERVERS:
+            _set_caller(request)
+        if self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
+            return self._shared_stream().start(request, call.n, k, mailbox)
+        return self._task(self._call_alone(call, k, mailbox)).cancel
 
     def _goes_on_shared_stream(self, request: ModelInferRequest) -> bool:
         """Whether to send the request on the shared stream, which costs less than a unary call and its set-up."""
-        if contract.EXTENSION_WHOLE_ANSWERS not in (self._extensions or ()):
+        if not self._has_extension(contract.EXTENSION_WHOLE_ANSWERS):
             return False
         shared = self._shared
         if shared is None:
@@ -299,7 +350,7 @@ class Backend:
 
     def _shared_stream(self) -> SharedStream:
         if self._shared is None or self._shared.retired:
-            takes_bundles = contract.EXTENSION_BUNDLES in (self._extensions or ())
+            takes_bundles = self._has_extension(contract.EXTENSION_BUNDLES)
             self._shared = SharedStream(self._open, timeout=self._timeout, takes_bundles=takes_bundles)
         return self._shared
 
@@ -314,11 +365,14 @@ class Backend:
         requests: AsyncIterator[ModelInferRequest],
         timeout: float | None = None,
         only: ModelInferRequest | None = None,
-    ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        """`only`: the request of a stream with a single one, for errors about its size."""
+        method: Callable[..., Any] | None = None,
+    ) -> AsyncGenerator[Any, None]:
+        """`only`: the request of a stream with a single one, for errors about its size. `method`: None is
+        ModelStreamInfer, with responses of the type ModelStreamInferResponse."""
         call = None
+        method = method or self._stub.ModelStreamInfer
         try:
-            call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=request_context.current().headers)
+            call = method(requests, timeout=timeout, metadata=request_context.current().headers)
             async for response in call:
                 yield response
         except FAILURES as error:
@@ -327,34 +381,55 @@ class Backend:
             if call is not None:
                 call.cancel()
 
-    async def _stream_alone(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> None:
-        """A stream for one request."""
-        reader, is_counted = StreamReader(n), False
+    async def _call_alone(self, call: Call, k: int, mailbox: Mailbox) -> None:
+        """A stream for one request, or a unary call whose answer arrives as a whole."""
+        if self._lacks_streams and call.fallback is not None:
+            call = call.fallback
+        reader = call.new_reader()
         try:
-            if (size := request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
+            if (size := call.request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
                 raise request_too_large(size, channel.MAX_MESSAGE_BYTES)
-            async with aclosing(self._open(_only(request), self._timeout, request)) as responses:
+            async with aclosing(self._responses(call)) as responses:
                 async for response in responses:
-                    if response.error_message:
-                        raise stream_error(response)
-                    rows = reader.read(response.infer_response)
-                    if not is_counted and (counts := reader.prompt_usage):
-                        is_counted = True
-                        mailbox.begin(k, counts)
-                    mailbox.timings = reader.timings
-                    if progress := reader.take_progress():
-                        mailbox.report(progress)
-                    for index, token, reason, logprobs in rows:
-                        mailbox.put(k * n + index, token, reason, logprobs)
-                    mailbox.deliver()
-            reader.end()
+                    _deliver(reader, reader.read(response), call.n, k, mailbox)
+            _deliver(reader, reader.end(), call.n, k, mailbox)
         except BackendError as error:
-            mailbox.fail(k, error)
+            if error.status == "UNIMPLEMENTED" and call.fallback is not None and not self._lacks_streams:
+                self._lacks_streams = True
+                await self._call_alone(call, k, mailbox)
+            else:
+                mailbox.fail(k, error)
         except Exception:
-            log.exception("request '%s' failed", request.id)
+            log.exception("request '%s' failed", call.request.id)
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))
         else:
             mailbox.end(k, reader.usage)
+
+    async def _responses(self, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
+        """The responses to a call of its own. Raises BackendError."""
+        request = call.request
+        if call.rpc is Rpc.UNARY:
+            yield await self.infer(request)
+            return
+        is_bare = call.rpc is Rpc.BARE_STREAM
+        method = self._bare_stream if is_bare else self._stub.ModelStreamInfer
+        async with aclosing(self._open(_only(request), self._timeout, request, method)) as responses:
+            async for response in responses:
+                if not is_bare and response.error_message:
+                    raise call.error_of(response)
+                yield response if is_bare else response.infer_response
+
+
+def _deliver(reader: AnswerReader, rows: Sequence[Row], n: int, k: int, mailbox: Mailbox) -> None:
+    """Passes on what the last response has added."""
+    if k not in mailbox.prompt_usages and (counts := reader.prompt_usage):
+        mailbox.begin(k, counts)
+    mailbox.timings = reader.timings
+    if progress := reader.take_progress():
+        mailbox.report(progress)
+    for index, token, reason, logprobs in rows:
+        mailbox.put(k * n + index, token, reason, logprobs)
+    mailbox.deliver()
 
 
 def _set_caller(request: ModelInferRequest) -> None:

@@ -11,11 +11,19 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
-from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup
+from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup, split_version
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
-from openai_server.core.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable, UnsupportedParameter
+from openai_server.core.errors import (
+    BackendError,
+    ModelNotFound,
+    NoTextModel,
+    TaskNotSupported,
+    Unavailable,
+    UnsupportedParameter,
+)
 
 REFRESH_INTERVAL = 5.0
 """Seconds between lookups of the lists of several backends: a backend may have loaded a model since the last one."""
@@ -26,8 +34,8 @@ T = TypeVar("T")
 
 class Catalog(Listener):
     """The models of all backends. `served` are the models of a backend that has no RepositoryIndex; `aliases` map other
-    names to models; `clock` returns seconds from any start; `settings` are the operator's. Must be created in the event
-    loop that uses it."""
+    names to models; `clock` returns seconds from any start; `dialects` chooses the dialect of each model; `settings`
+    are the operator's. Must be created in the event loop that uses it."""
 
     def __init__(
         self,
@@ -36,9 +44,11 @@ class Catalog(Listener):
         served: Sequence[str],
         aliases: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
+        dialects: Dialects | None = None,
         settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self._pool = pool
+        self._dialects = dialects or Dialects()
         self._served = tuple(served)
         self._clock = clock
         self._settings = settings
@@ -72,7 +82,8 @@ class Catalog(Listener):
     # ---- Changes of backends
 
     def joined(self, member: Member) -> None:
-        self._directory.add(Inventory(member, self._served, self._changed, self._clock, self._settings))
+        inventory = Inventory(member, self._served, self._changed, self._clock, self._dialects, self._settings)
+        self._directory.add(inventory)
 
     def left(self, member: Member) -> None:
         self._directory.remove(member)
@@ -153,7 +164,14 @@ class Catalog(Listener):
             return ()
 
     async def all(self) -> list[Model]:
-        """All models after new lookups, each with the metadata of one backend. Raises BackendError, Unavailable."""
+        """All text models after new lookups, each with the metadata of one backend.
+
+        Raises BackendError, Unavailable.
+        """
+        return [model for model in await self.found() if model.is_text_model]
+
+    async def found(self) -> list[Model]:
+        """The same, with the models that no dialect fits."""
         await self._look_up_lists()
         models, names = self._directory.models, self._directory.listed
         lookups = [
@@ -174,9 +192,12 @@ class Catalog(Listener):
 
     async def check_default(self) -> None:
         """Raises BackendError or Unavailable if a request for the default model would not be answered."""
-        name = await self._name(None)
+        try:
+            name = await self._name(None)
+        except NoTextModel as error:
+            raise Unavailable(error.message) from error
         members = [inventory.member for inventory in self._directory.having(name)]
-        if not (members and await self._pool.ready(name, members)):
+        if not (members and await self._pool.ready(*split_version(name), members)):
             raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")
 
     async def _find(self, requested: str | None) -> tuple[Model, ...]:
@@ -215,13 +236,34 @@ class Catalog(Listener):
                     await self._look_up_lists(is_listed, silent)
                 else:
                     await self._look_up_unknown(is_listed)
+        if (requested or "") in DEFAULT_NAMES:
+            await self._decide_default()
         if (name := directory.target(requested)) is not None:
             return name
         if not directory.listed:
             raise _nothing_ready()
+        if (requested or "") in DEFAULT_NAMES and all(inventory.tried for inventory in directory.inventories):
+            raise NoTextModel(tuple(directory.listed))
         if any(inventory.is_listing and not inventory.tried for inventory in directory.inventories):
             raise Unavailable("Not every backend has listed its models yet; please try again.")
         raise ModelNotFound(requested or "")
+
+    async def _decide_default(self) -> None:
+        """Looks up models in the order of the lists until the first one is known that can be the default model.
+
+        Raises BackendError.
+        """
+        directory, tried = self._directory, set[tuple[Inventory, str]]()
+        while (undecided := directory.undecided) is not None and undecided not in tried:
+            tried.add(undecided)
+            inventory, name = undecided
+            try:
+                await asyncio.shield(inventory.look_up(name))
+            except BackendError as error:
+                if error.status != "NOT_FOUND":
+                    raise
+                inventory.missing.add(name)
+            directory.arrange()
 
     # ---- Lookups
 

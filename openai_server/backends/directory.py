@@ -10,9 +10,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from openai_server.backends.inventory import Inventory, Metadata
+from openai_server.backends.dialects.base import Dialect
+from openai_server.backends.inventory import Inventory, Metadata, split_version
 from openai_server.backends.pool import Member, Pool
-from openai_server.core.errors import TaskNotSupported
+from openai_server.core.errors import TaskNotSupported, UnknownDialect
 from protos.contract import ANYSERVE_VERSION
 
 log = logging.getLogger(__name__)
@@ -33,10 +34,19 @@ class Model(Metadata):
     members: tuple[Member, ...]
     """Members that have the model in this form; at least one."""
 
-    def require(self, task: str) -> None:
-        """Raises TaskNotSupported."""
+    @property
+    def address(self) -> tuple[str, str]:
+        """The name and the version that requests must have; the version is empty if the backend chooses it."""
+        described = self.description
+        return (self.name, "") if described is None else (described.model, described.version)
+
+    def require(self, task: str) -> Dialect:
+        """The dialect. Raises UnknownDialect, or TaskNotSupported if the model can't do the task."""
+        if self.dialect is None:
+            raise UnknownDialect(self.name)
         if task not in self.tasks:
             raise TaskNotSupported(self.name, task, self.tasks)
+        return self.dialect
 
 
 class Directory:
@@ -58,6 +68,10 @@ class Directory:
         """Names of models whose backends are gone."""
         self._differing: set[str] = set()
         """Models for which backends report different metadata."""
+        self._default: str | None = None
+        """The default model; None if none is known yet."""
+        self.undecided: tuple[Inventory, str] | None = None
+        """A model whose metadata must be known before the default model can be chosen."""
 
     # ---- Backends
 
@@ -80,7 +94,7 @@ class Directory:
 
     def having(self, name: str) -> list[Inventory]:
         """Inventories of the backends that list the model."""
-        return [inventory for inventory in self._inventories.values() if name in inventory.names]
+        return [inventory for inventory in self._inventories.values() if inventory.has(name)]
 
     def has_another(self, name: str, member: Member) -> bool:
         """Whether a backend other than this one is known to have the model."""
@@ -98,7 +112,15 @@ class Directory:
         requested = requested or ""
         if requested in self.listed:
             return requested
-        return self._synonyms.get(requested) or (requested if requested in self._remembered else None)
+        if (synonym := self._synonyms.get(requested)) is not None:
+            return synonym
+        if requested in self._remembered:
+            return requested
+        base, version = split_version(requested)
+        if not version:
+            return None
+        name = f"{self._synonyms.get(base, base)}@{version}"
+        return name if self.having(name) else None
 
     def listed_aliases(self) -> dict[str, str]:
         """Alias → name of a listed model. An alias that is also the name of a listed model is left out."""
@@ -112,10 +134,10 @@ class Directory:
 
     def change(self, name: str | None) -> None:
         """Updates the directory after an inventory has new metadata of this model, or a new list if `name` is None."""
-        if name is None:
-            self.arrange()
-        else:
+        if name is not None:
             self._group(name)
+        if name is None or self._default is None:
+            self.arrange()
 
     def arrange(self) -> None:
         """Combines the lists of all inventories."""
@@ -123,26 +145,49 @@ class Directory:
         inventories = [self._inventories[member] for member in self._pool.members if member in self._inventories]
         self.listed = dict.fromkeys(name for inventory in inventories for name in inventory.names)
         self._remembered = frozenset(
-            name for inventory in (*inventories, *self._departed) for name in inventory.remembered
+            name
+            for inventory in (*inventories, *self._departed)
+            for name in (*inventory.remembered, *inventory.waiting)
         )
-        default = self._default(inventories)
+        default = self._choose_default(inventories)
         self._synonyms = dict.fromkeys(DEFAULT_NAMES, default) if default else {}
         for alias, target in self._aliases.items():
             self._synonyms.pop(alias, None)
-            if target in self.listed or target in self._remembered:
+            if target in self.listed or target in self._remembered or self.having(target):
                 self._synonyms[alias] = target
         for name in self.listed:
             self._synonyms.pop(name, None)
 
-    def _default(self, inventories: Sequence[Inventory]) -> str | None:
-        """The default model; None if no backend has listed any model, or while an earlier endpoint may still do so."""
+    def _choose_default(self, inventories: Sequence[Inventory]) -> str | None:
+        """The default model. It is chosen once, and stays the default while any backend has it in its list, ready or
+        not, or its backend is remembered."""
+        kept = self._default
+        if kept is not None and (kept in self.listed or kept in self._remembered):
+            return kept
+        default = self._first_usable(inventories)
+        if default is not None:
+            if kept is not None:
+                log.warning("the default model is '%s' now; '%s' is gone", default, kept)
+            self._default = default
+        return default
+
+    def _first_usable(self, inventories: Sequence[Inventory]) -> str | None:
+        """The first model of the first endpoint that this server can talk to. None if no backend has listed any, while
+        an earlier endpoint may still do so, or while the metadata of an earlier model is unknown (`undecided`)."""
+        self.undecided = None
         every = [*inventories, *self._departed]
         unresolved = self._pool.unresolved
         for endpoint in sorted({*unresolved, *(inventory.member.endpoint for inventory in every)}):
             here = [inventory for inventory in every if inventory.member.endpoint == endpoint]
-            lists = (*(inventory.names for inventory in here), *(inventory.remembered for inventory in here))
-            if (names := next(filter(None, lists), None)) is not None:
-                return names[0]
+            for inventory in here:
+                for name in inventory.names:
+                    if (is_usable := inventory.is_usable(name)) is None:
+                        self.undecided = inventory, name
+                        return None
+                    if is_usable:
+                        return name
+            if remembered := next(filter(None, (inventory.remembered for inventory in here)), None):
+                return remembered[0]
             if endpoint in unresolved or any(inventory.awaited for inventory in here):
                 return None
         return None
@@ -162,7 +207,16 @@ class Directory:
                 groups.append((metadata, [member]))
         if groups:
             self.models[name] = tuple(
-                Model(metadata.input_names, metadata.parameters, name, tuple(members)) for metadata, members in groups
+                Model(
+                    metadata.input_names,
+                    metadata.parameters,
+                    name,
+                    tuple(members),
+                    dialect=metadata.dialect,
+                    description=metadata.description,
+                    reason=metadata.reason,
+                )
+                for metadata, members in groups
             )
         else:
             self.models.pop(name, None)

@@ -11,21 +11,23 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Container, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from anyserve_common import logs
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
-from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
+from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, Dialect
+from openai_server.backends.dialects.choose import Dialects
+from openai_server.backends.dialects.description import Description, IndexEntry, TensorDescription
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
-from protos.contract import EXTENSIONS, TASK_GENERATE
+from protos.contract import TASK_GENERATE
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,8 @@ Lookup = asyncio.Task[None]
 
 LOOKUP_INTERVAL = 1.0
 """Seconds between two lookups for the same reason: unknown names, or errors of calls."""
+MAX_SHOWN = 40
+"""Number of tensors in a line of the log."""
 MEMORY_SECONDS = 600.0
 """Seconds for which the models of a backend that is gone are remembered: requests for them get status 503, not 404."""
 
@@ -45,6 +49,12 @@ class Metadata:
     """Names of its input tensors."""
     parameters: Mapping[str, str]
     """Values of contract.CONFIG_PARAMETERS, completed by ModelSettings and with DEFAULT_TEMPLATE; absent is unknown."""
+    dialect: Dialect | None = field(default=ANYSERVE, kw_only=True, compare=False)
+    """None: no dialect fits the model."""
+    description: Description | None = field(default=None, kw_only=True)
+    """The description that the dialect was chosen by."""
+    reason: str = field(default="", kw_only=True, compare=False)
+    """Why the dialect fits, as the end of a sentence."""
 
     @property
     def tasks(self) -> list[str]:
@@ -61,13 +71,31 @@ class Metadata:
         """Names of the values that differ, without the time at which the model was loaded."""
         names = {*self.parameters, *other.parameters} - {"loaded_at"}
         found = sorted(name for name in names if self.parameters.get(name) != other.parameters.get(name))
-        return found if self.input_names == other.input_names else ["inputs", *found]
+        are_alike = self.input_names == other.input_names and self._form == other._form
+        return found if are_alike else ["inputs", *found]
+
+    @property
+    def _form(self) -> Description | None:
+        """The part that is equal for backends that take requests of the same form."""
+        is_own = self.description is None or self.description.server.is_own
+        return None if is_own else self.description
+
+    @property
+    def is_text_model(self) -> bool:
+        """Whether this server can talk to the model."""
+        return self.dialect is not None
+
+
+def split_version(name: str) -> tuple[str, str]:
+    """The name and the version of `name@version`; the version is empty without one."""
+    base, _, version = name.rpartition("@")
+    return (base, version) if base and version else (name, "")
 
 
 class Inventory:
     """The models of one backend. `served` are the models of a backend that has no RepositoryIndex. `changed` is called
     with the name of a model whose metadata has changed, and with None when the list has. `clock` returns seconds from
-    any start. `settings` are the operator's."""
+    any start. `dialects` chooses the dialect of each model. `settings` are the operator's."""
 
     def __init__(
         self,
@@ -75,13 +103,24 @@ class Inventory:
         served: Sequence[str],
         changed: Callable[[str | None], None],
         clock: Callable[[], float] = time.monotonic,
+        dialects: Dialects | None = None,
         settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self.member = member
+        self._dialects = dialects or Dialects()
         self.names: tuple[str, ...] = ()
         """Names of the models that are ready, in the backend's order; empty if that is unknown."""
+        self.versions: dict[str, tuple[str, ...]] = {}
+        """Versions of these models that are ready, as far as the backend lists them."""
+        self.waiting: tuple[str, ...] = ()
+        """Names of the listed models that are not ready now, but were before."""
+        self._was_ready: set[str] = set()
         self.models: dict[str, Metadata] = {}
-        """Metadata of these models, as far as known, by name."""
+        """Metadata of these models, as far as known, by name; also by `name@version`."""
+        self.missing: set[str] = set()
+        """Names of the listed models that the backend has no metadata for."""
+        self._reported: set[str] = set()
+        """Names of the models without a dialect that the log has a line for."""
         self.tried = False
         """Whether a lookup of the list has ended."""
         self.awaited = True
@@ -104,6 +143,9 @@ class Inventory:
         """Drops everything. Lookups in progress still return their results, which are not kept."""
         self._remember()
         names, self.names, self.models = list(self.models), (), {}
+        self.versions, self.waiting = {}, ()
+        self._was_ready.clear()
+        self.missing.clear()
         self._lookups = {}
         self.close()
         for name in (*names, None):
@@ -117,6 +159,19 @@ class Inventory:
     def _remember(self) -> None:
         if self.names:
             self._last_names, self._last_until = self.names, self._clock() + MEMORY_SECONDS
+
+    def has(self, name: str) -> bool:
+        """Whether the backend lists the model, or this version of it."""
+        base, version = split_version(name)
+        return name in self.names or version in self.versions.get(base, ())
+
+    def is_usable(self, name: str) -> bool | None:
+        """Whether this server can talk to the model; None if its metadata must be looked up first."""
+        if (metadata := self.models.get(name)) is not None:
+            return metadata.is_text_model
+        if name in self.missing:
+            return False
+        return True if self.member.backend.is_own else None
 
     def close(self) -> None:
         """Ends the background tasks."""
@@ -204,15 +259,15 @@ class Inventory:
     async def _find_names(self) -> None:
         try:
             try:
-                names = await self.member.backend.models()
+                entries = await self.member.backend.index()
             except BackendError as error:
                 if error.status != "UNIMPLEMENTED":
                     raise
                 if not self._served:
                     raise Unavailable("The backend does not list its models; name them with --served-model.") from None
-                names = await self._served_here()
+                entries = await self._served_here()
             if self._is_kept(None):
-                self._take_names(tuple(names))
+                self._take_index(entries)
         except BackendError as error:
             self._recheck_readiness(error)
             raise
@@ -221,69 +276,97 @@ class Inventory:
                 self.tried, self.awaited = True, False
                 self._changed(None)
 
-    async def _served_here(self) -> list[str]:
+    async def _served_here(self) -> list[IndexEntry]:
         """The `served` models that the backend has metadata for. Raises BackendError, Unavailable."""
         known = []
-        for name in self._served:
+        for served in self._served:
+            name, version = split_version(served)
             try:
-                with _if_implemented():
-                    await self.member.backend.inputs(name)
+                await self.member.backend.describe(name, version)
             except BackendError as error:
                 if error.status != "NOT_FOUND":
                     raise
             else:
-                known.append(name)
+                known.append(IndexEntry(name, version))
         if not known:
             raise Unavailable("The backend has none of the models of --served-model.")
         return known
 
-    def _take_names(self, names: tuple[str, ...]) -> None:
+    def _take_index(self, entries: Iterable[IndexEntry]) -> None:
+        versions: dict[str, list[str]] = {}
+        waiting: dict[str, None] = {}
+        for entry in entries:
+            if entry.is_ready:
+                versions.setdefault(entry.name, []).append(entry.version)
+            else:
+                waiting[entry.name] = None
         self._remember()
-        gone, self.names = set(self.models).difference(names), names
-        for name in gone:
+        self.missing.clear()
+        self.names = tuple(versions)
+        self.versions = {name: tuple(filter(None, found)) for name, found in versions.items()}
+        self._was_ready.update(versions)
+        self.waiting = tuple(name for name in waiting if name in self._was_ready and name not in versions)
+        for name in [name for name in self.models if not self.has(name)]:
             del self.models[name]
             self._changed(name)
         self._changed(None)
-        if len(self.models) < len(names) and (self._filling is None or self._filling.done()):
+        is_complete = all(name in self.models for name in self.names)
+        if not is_complete and (self._filling is None or self._filling.done()):
             self._filling = asyncio.create_task(self._fill(), context=Context())
 
     async def _find(self, name: str) -> None:
         backend = self.member.backend
-        input_names: Container[str] = EVERYTHING
-        parameters: dict[str, str] = {}
+        base, version = (name, "") if name in self.names else split_version(name)
         try:
-            with _if_implemented():
-                input_names = frozenset(map(sys.intern, await backend.inputs(name))) or EVERYTHING
-            with _if_implemented():
-                # Templates and vocabularies are large, and equal on all backends that have the model.
-                parameters = {key: sys.intern(value) for key, value in (await backend.parameters(name)).items()}
-            if not (await backend.extensions()).isdisjoint(EXTENSIONS):
-                parameters[DEFAULT_TEMPLATE] = CHATML_BY_DEFAULT
+            description, reported = await backend.describe(base, version)
         except BackendError as error:
             self._recheck_readiness(error)
             raise
-        metadata = Metadata(input_names, parameters := self._settings.applied(name, parameters))
-        if self._is_kept(name) and name in self.names and metadata != self.models.get(name):
+        recognized = self._dialects.of(description)
+        dialect = recognized.dialect if recognized else None
+        # Templates and vocabularies are large, and equal on all backends that have the model.
+        parameters = {key: sys.intern(value) for key, value in reported.items()}
+        if dialect is not None:
+            parameters = {**dialect.parameters, **parameters}
+        if description.server.is_own:
+            parameters[DEFAULT_TEMPLATE] = CHATML_BY_DEFAULT
+        parameters = self._settings.applied(name, parameters)
+        input_names = dialect.input_names if dialect is not None else description.input_names
+        reason = recognized.reason if recognized else ""
+        metadata = Metadata(input_names, parameters, dialect=dialect, description=description, reason=reason)
+        if self._is_kept(name) and self.has(name) and metadata != self.models.get(name):
             self.models[name] = metadata
-            fields = {
-                "backend": backend.target,
-                "context": metadata.context_length,
-                "can": ",".join(metadata.tasks),
-                "description": parameters.get("description"),
-            }
-            logs.log_fields(log, logging.INFO, f"found the model '{name}'", fields)
+            if recognized is None:
+                self._report_unknown(name, description)
+            else:
+                fields = {
+                    "backend": backend.target,
+                    "dialect": recognized.dialect.name,
+                    "context": metadata.context_length,
+                    "can": ",".join(metadata.tasks),
+                    "description": parameters.get("description"),
+                }
+                logs.log_fields(log, logging.INFO, f"found the model '{name}'", fields)
             self._changed(name)
+
+    def _report_unknown(self, name: str, description: Description) -> None:
+        """Logs the tensors of a model without a dialect, once."""
+        if name in self._reported:
+            return
+        self._reported.add(name)
+        log.warning(
+            "%s: no dialect fits the model '%s' (inputs: %s; outputs: %s); requests for it need --dialect or --mapping",
+            self.member.backend.target,
+            name,
+            _listed(description.inputs),
+            _listed(description.outputs),
+        )
 
     def _recheck_readiness(self, error: BackendError) -> None:
         if error.status in UNAVAILABLE_STATUSES:
             self.member.backend.recheck_readiness()
 
 
-@contextmanager
-def _if_implemented() -> Iterator[None]:
-    """Suppresses the error of a backend that doesn't implement the call."""
-    try:
-        yield
-    except BackendError as error:
-        if error.status != "UNIMPLEMENTED":
-            raise
+def _listed(tensors: Sequence[TensorDescription]) -> str:
+    shown = [f"{tensor.name} {tensor.datatype}{list(tensor.shape)}" for tensor in tensors[:MAX_SHOWN]]
+    return ", ".join(shown) + (", …" if len(tensors) > MAX_SHOWN else "") or "none"

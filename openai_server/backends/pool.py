@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from openai_server.backends.calls import Backend, Read
+from openai_server.backends.calls import Backend
+from openai_server.backends.dialects.base import Call
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import unnumbered
@@ -254,14 +255,14 @@ class Pool:
             log.info("%s: %s; trying %s", tried[-1].backend.target, error.message, following.backend.target)
         return following
 
-    async def ready(self, model: str, members: Sequence[Member]) -> bool:
+    async def ready(self, model: str, version: str, members: Sequence[Member]) -> bool:
         """Whether any member would answer a request for the model. A silent member doesn't delay the other checks."""
         waiting: set[asyncio.Task[bool]] = set()
         unchecked = sorted(members, key=load)
         try:
             while unchecked or waiting:
                 if unchecked:
-                    waiting.add(asyncio.create_task(self._is_ready(unchecked.pop(0), model)))
+                    waiting.add(asyncio.create_task(self._is_ready(unchecked.pop(0), model, version)))
                 timeout = READY_WAIT if unchecked else None
                 done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if any(task.result() for task in done):
@@ -271,9 +272,9 @@ class Pool:
             for task in waiting:
                 task.cancel()
 
-    async def _is_ready(self, member: Member, model: str) -> bool:
+    async def _is_ready(self, member: Member, model: str, version: str) -> bool:
         try:
-            return await member.backend.ready(model)
+            return await member.backend.ready(model, version)
         except BackendError as error:
             log.debug("%s is not ready: %s: %s", member.backend.target, error.status, error.message)
             self.listener.failed(member, model, error)
@@ -281,9 +282,9 @@ class Pool:
                 member.backend.recheck_readiness()
             return False
 
-    async def answer(self, request: ModelInferRequest, members: Sequence[Member], n: int, read: Read) -> Answer:
-        """The whole answer to a generation of `n` choices. `read` is the dialect's `answer`. Raises BackendError."""
-        return await self._with_retries(request, members, lambda backend: backend.answer(request, n, read))
+    async def answer(self, call: Call, members: Sequence[Member]) -> Answer:
+        """The whole answer, of a dialect that reads whole answers. Raises BackendError."""
+        return await self._with_retries(call.request, members, lambda backend: backend.answer(call))
 
     async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
         """Raises BackendError."""
@@ -305,24 +306,26 @@ class Pool:
 
     @asynccontextmanager
     async def stream(
-        self, requests: Sequence[ModelInferRequest], members: Sequence[Member], n: int, ping_interval: float
+        self, calls: Sequence[Call], members: Sequence[Member], ping_interval: float
     ) -> AsyncIterator[Mailbox]:
-        """Streams the answers to these requests, each with `n` choices. Leaving the block cancels the running calls."""
+        """Streams the answers to these calls. Leaving the block cancels the running ones."""
         tried: dict[int, list[Member]] = {}
 
         def start(k: int, mailbox: Mailbox) -> Cancel:
             member = self._pick(members)
             assert member is not None
             tried[k] = [member]
-            return member.backend.start(requests[k], n, k, mailbox)
+            return member.backend.start(calls[k], k, mailbox)
 
         def retry(k: int, mailbox: Mailbox, error: BackendError) -> Cancel | None:
-            if (member := self._next_member(error, requests[k].model_name, members, tried[k])) is None:
+            request = calls[k].request
+            if (member := self._next_member(error, request.model_name, members, tried[k])) is None:
                 return None
             tried[k].append(member)
-            return member.backend.start(unnumbered(requests[k]), n, k, mailbox)
+            unnumbered(request)
+            return member.backend.start(calls[k], k, mailbox)
 
-        mailbox = Mailbox(len(requests), start, ping_interval=ping_interval, retry=retry)
+        mailbox = Mailbox(len(calls), start, ping_interval=ping_interval, retry=retry)
         try:
             yield mailbox
         finally:

@@ -3,8 +3,9 @@
 PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
 """
 
+import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from types import MappingProxyType
@@ -14,6 +15,8 @@ from anyserve_common.text import shortened
 from openai_server.core import context_length, guide_parts
 from openai_server.core.context_length import Room
 from protos import contract
+
+log = logging.getLogger(__name__)
 
 
 class ErrorContent(TypedDict):
@@ -109,6 +112,31 @@ class NoChatTemplate(TaskNotSupported):
             "--chat-template NAME=FILE and --tokenizer NAME=FOLDER set a template.",
             param="model",
             code="unsupported_task",
+        )
+
+
+class UnknownDialect(InvalidRequest):
+    """No dialect fits the model's tensors."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"No dialect of this server fits the tensors of the model '{shortened(model)}'. Its operator can choose "
+            "one with --dialect, or describe the tensors in a file for --mapping.",
+            param="model",
+            code="unsupported_model",
+        )
+
+
+class NoTextModel(InvalidRequest):
+    """The request names no model, and there is none that it could get."""
+
+    def __init__(self, models: Sequence[str]) -> None:
+        shown = ", ".join(shortened(model) for model in models[:5])
+        super().__init__(
+            f"No dialect of this server fits any model of the backend ({shown}). Its operator can choose one "
+            " with --dialect, or describe the tensors in a file for --mapping.",
+            param="model",
+            code="unsupported_model",
         )
 
 
@@ -226,6 +254,19 @@ class InternalError(APIError):
 
 # ---- Errors of the backend
 
+_TRACEBACKS = re.compile(
+    r"\s*(?:Traceback \(most recent call last\)|\n\s*At:\s*\n|\bFile \"[^\"\n]+\", line \d+|"
+    r"(?<![\w.])/(?:[\w.@+-]+/)+[\w.@+-]+\.(?:py|so|cc|cpp|h)\b)"
+)
+"""The beginning of a traceback, or a path of a source file, in a backend's message."""
+
+
+def without_traceback(message: str) -> str:
+    """The message before a traceback or the path of a source file; empty if there is nothing before it."""
+    found = _TRACEBACKS.search(message)
+    return message if found is None else message[: found.start()].rstrip(" \n:-,;('\"")
+
+
 MAX_BACKEND_MESSAGE = 4 * MAX_MESSAGE
 """Characters of a backend's message, before the part that is useless to a client is removed."""
 
@@ -301,12 +342,16 @@ REASON_TO_HTTP: dict[str, HttpStatus] = {
 
 
 def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
-    """The response for a backend's error. `params` maps the name of a tensor, or of a part of a guide, to the request
-    field that it came from. `room` is for the message about a prompt that is too long; None keeps the backend's."""
+    """The response for a backend's error, without a traceback, which is logged. `params` maps the name of a tensor, or
+    of a part of a guide, to the request field that it came from. `room` is for the message about a prompt that is too
+    long; None keeps the backend's."""
     http = REASON_TO_HTTP.get(error.reason) or GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
     part = error.details.get(contract.ERROR_PART, "")
     param = params.get(part) or params.get(error.tensor)
     message = error.message
+    if (public := without_traceback(message)) != message:
+        log.warning("the backend failed: %s", message)
+        message = public
     if error.tensor == contract.LARK.name:
         message = _EXCERPT.split(message, maxsplit=1)[0]
     if http.code == "model_not_found":

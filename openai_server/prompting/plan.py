@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, ServerInputs
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.best_effort import without_schemas
 from openai_server.core.errors import InvalidRequest, NoChatTemplate, UnsupportedParameter
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage

@@ -32,7 +32,7 @@ from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses import request as responses_request
 from openai_server.api.timings import prompt_progress, timings_of
 from openai_server.backends.dialects.anyserve import decode, encode
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError, BackendError
 from openai_server.parsing import json_text

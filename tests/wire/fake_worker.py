@@ -33,7 +33,8 @@ from protos.grpc_predict_v2_pb2 import (
 )
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
 
-ALL_INPUTS = tuple(spec.name for spec in contract.INPUTS)
+SPECS = {spec.name: spec for spec in contract.INPUTS}
+ALL_INPUTS = tuple(SPECS)
 Context = aio.ServicerContext[Any, Any]
 
 
@@ -274,7 +275,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
         await self._check("ModelMetadata", request.name, context)
         metadata = ModelMetadataResponse(name=request.name)
         for name in self.inputs:
-            metadata.inputs.add(name=name, datatype="BYTES", shape=[1])
+            spec = SPECS.get(name)
+            metadata.inputs.add(name=name, datatype=spec.datatype if spec else "BYTES", shape=[1])
         return metadata
 
     async def ModelConfig(self, request: ModelConfigRequest, context: Context) -> ModelConfigResponse:

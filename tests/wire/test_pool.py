@@ -16,6 +16,7 @@ from openai_server.core.errors import BackendError
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from scripts.ports import free_port, refusing_port
+from tests.openai_server.backends.fakes import call_of
 from tests.wire.fake_worker import (
     FakeWorker,
     Refusal,
@@ -302,7 +303,9 @@ async def test_requests_that_wait_for_a_silent_backend_fail_when_it_is_opened_an
         )
 
         async def take_first() -> None:
-            async with backend_pool.stream([ModelInferRequest(model_name="m")], backend_pool.members, 1, 60) as mailbox:
+            async with backend_pool.stream(
+                [call_of(ModelInferRequest(model_name="m"))], backend_pool.members, 60
+            ) as mailbox:
                 await mailbox.take()
 
         requests = [asyncio.create_task(take_first()) for _ in range(3)]

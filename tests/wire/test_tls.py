@@ -60,7 +60,7 @@ async def connecting_pool(port: int, **config: Any) -> AsyncIterator[Pool]:
 
 async def models(pool: Pool) -> list[str]:
     await pool.resolved(10)
-    return await pool.members[0].backend.models()
+    return [entry.name for entry in await pool.members[0].backend.index() if entry.is_ready]
 
 
 async def refused(port: int, **config: Any) -> None:

@@ -1,10 +1,12 @@
-"""The interface of a dialect, which encodes turns for one kind of backend and decodes its answers.
+"""The interface of a dialect: how one kind of backend is called, and how its answers are read.
 
 PURE. A dialect never sends anything: the pool and its channels do. A field that the backend can't express raises an
 UnsupportedParameter that names the client's field; it is never left out silently.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from msgspec import Struct
@@ -16,7 +18,7 @@ from openai_server.core.turn import Prompt, Turn
 from openai_server.core.usage import PromptUsage, Usage
 from protos import tensors
 from protos.contract import TensorSpec
-from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 ServerInputs = Mapping[TensorSpec, tensors.Elements]
 """Inputs of the contract that the server sets. They replace those that the client set."""
@@ -27,22 +29,35 @@ CHATML_BY_DEFAULT = "chatml"
 """The only value of DEFAULT_TEMPLATE, for models of servers with the contract's extensions."""
 
 
+class Rpc(Enum):
+    """The call that generates."""
+
+    EITHER = "ModelInfer, or ModelStreamInfer for a stream"
+    UNARY = "ModelInfer"
+    STREAM = "ModelStreamInfer"
+    BARE_STREAM = "ModelStreamInfer with responses of the type ModelInferResponse"
+    """As in MLServer. Other backends send ModelStreamInferResponse."""
+
+
 class Target(Struct, frozen=True):
     """The model that a call is for, the names of its inputs, and the call's id."""
 
     model: str
     input_names: Container[str]
     id: str
+    version: str = ""
+    """Empty: the version that the backend chooses."""
 
 
 class AnswerReader(Protocol):
-    """Reads the responses to one streamed call, one after the other."""
+    """Reads the responses to one call, one after the other."""
 
     def read(self, response: ModelInferResponse) -> list[Row]:
         """The rows in the response. Raises BackendError."""
 
-    def end(self) -> None:
-        """Must be called when the stream has ended. Raises BackendError if the answer is incomplete."""
+    def end(self) -> list[Row]:
+        """The last rows. Must be called when the responses have ended. Raises BackendError if the answer is
+        incomplete."""
 
     @property
     def prompt_usage(self) -> PromptUsage | None:
@@ -57,20 +72,80 @@ class AnswerReader(Protocol):
 
     @property
     def usage(self) -> Usage | None:
-        """None if the backend doesn't count, or if the stream has not ended."""
+        """None if the backend doesn't count, or if the answer is not complete."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """The generation for one prompt."""
+
+    request: ModelInferRequest
+    n: int
+    """Number of choices."""
+    rpc: Rpc
+    new_reader: Callable[[], AnswerReader]
+    """Creates the reader for one attempt."""
+    error_of: "Callable[[ModelStreamInferResponse], Exception]"
+    """The BackendError for a response of a stream with an error."""
+    read_whole: Callable[[ModelInferResponse, int], Answer] | None = None
+    """Reads a whole answer with this number of choices. None: whole answers are collected by a reader too."""
+    fallback: "Call | None" = None
+    """The unary call to make if the backend doesn't implement ModelStreamInfer."""
+
+
+class Explanation(Struct, frozen=True, kw_only=True):
+    """How a model is called, in words."""
+
+    rpc: str
+    inputs: Mapping[str, str]
+    """Input of the contract → its place."""
+    text: str
+    end: str
+    finish_reason: str
+    counts: str
+    logprobs: str
 
 
 class Dialect(Protocol):
+    """One model in one kind of backend."""
+
+    @property
+    def name(self) -> str:
+        """Its name for `--dialect`."""
+
+    @property
+    def input_names(self) -> Container[str]:
+        """Inputs of the contract that the model takes, in whatever form."""
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """Values of contract.CONFIG_PARAMETERS that hold unless the backend reports others."""
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether a chat is sent as messages instead of a rendered prompt."""
+
+    @property
+    def collects(self) -> bool:
+        """Whether whole answers are collected by a reader."""
+
     def calls(
-        self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs
-    ) -> Iterator[ModelInferRequest]:
-        """Yields a call for each prompt; each is built when it is requested. Raises UnsupportedParameter."""
+        self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs, *, streams: bool
+    ) -> Iterator[Call]:
+        """Yields a call for each prompt; each is built when it is requested. `streams`: whether the client gets a
+        stream. A turn with messages for a dialect that takes messages has one call. Raises UnsupportedParameter."""
 
     def fields(self, turn: Turn) -> Mapping[str, str]:
         """Name of a backend's input, or of a part of a guide → the client's field that it came from, for errors."""
 
-    def answer(self, response: ModelInferResponse, n: int) -> Answer:
-        """Reads a whole answer. Raises BackendError, also if it doesn't have `n` choices."""
+    def explain(self) -> "Explanation":
+        """The description of this dialect for a person."""
 
-    def reader(self, n: int) -> AnswerReader:
-        """A reader for a streamed answer with `n` choices."""
+
+@dataclass(frozen=True, slots=True)
+class Recognized:
+    """A dialect that fits a model."""
+
+    dialect: Dialect
+    reason: str
+    """Why it fits, as the end of a sentence."""

@@ -18,8 +18,8 @@ from openai_server.api import schemas
 from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.backends.dialects.anyserve import encode
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import APIError
 from openai_server.core.turn import Prompt
 from openai_server.parsing.choice_reader import ChoiceReader

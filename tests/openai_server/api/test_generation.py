@@ -16,9 +16,9 @@ from openai_server.api.chat.writer import ChatWriter
 from openai_server.api.chunk_writer import ChunkWriter
 from openai_server.api.completions.writer import CompletionWriter
 from openai_server.api.generation import Generator, ResolvedModel
-from openai_server.backends.calls import Read
 from openai_server.backends.catalog import Catalog
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.base import Call
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import Mailbox
 from openai_server.backends.pool import Pool
@@ -77,8 +77,8 @@ class FakePool:
         self.mailboxes = asyncio.Queue[Mailbox]()
         self.ping_interval = 60.0
 
-    async def answer(self, call: ModelInferRequest, members: Sequence[object], n: int, read: Read) -> Answer:
-        self.calls.append(call)
+    async def answer(self, call: Call, members: Sequence[object]) -> Answer:
+        self.calls.append(call.request)
         self.n_running += 1
         self.most_running = max(self.most_running, self.n_running)
         try:
@@ -91,13 +91,14 @@ class FakePool:
         assert answer is not None
         if isinstance(answer, BackendError):
             raise answer
-        return read(answer, n)
+        assert call.read_whole is not None
+        return call.read_whole(answer, call.n)
 
     @asynccontextmanager
     async def stream(
-        self, calls: Sequence[ModelInferRequest], members: Sequence[object], n: int, ping_interval: float
+        self, calls: Sequence[Call], members: Sequence[object], ping_interval: float
     ) -> AsyncIterator[Mailbox]:
-        self.calls += calls
+        self.calls += [call.request for call in calls]
         mailbox = Mailbox(len(calls), lambda *_: lambda: None, ping_interval=ping_interval)
         self.mailboxes.put_nowait(mailbox)
         try:

@@ -66,7 +66,7 @@ from openai_server.api.schemas import (
     parse_completion,
 )
 from openai_server.api.schemas_tasks import EmbeddingRequest, RerankRequest, TokenizeRequest
-from openai_server.backends.dialects.anyserve import encode
+from openai_server.backends.dialects import inputs
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, FunctionCall, ToolMessage, UserMessage
 from openai_server.core.tools import CustomFormat, ToolUse
@@ -158,7 +158,7 @@ WITH_ANOTHER_NAME = (contract.LOGIT_BIAS_TOKEN_IDS, contract.LARK, contract.TIMI
     [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
-    server_inputs = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
+    server_inputs = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *inputs.SERVER_INPUTS)}
     with_another = {spec.name for spec in WITH_ANOTHER_NAME}
     assert {spec.name for spec in contract.INPUTS} - server_inputs - with_another - others <= fields.mapped
 

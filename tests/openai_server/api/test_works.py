@@ -14,8 +14,8 @@ from openai_server.api.rerank.endpoint import rerank
 from openai_server.api.tasks import Task
 from openai_server.api.tokens import request as tokens
 from openai_server.api.tokens.work import MANY_TOKENS, apply_template, count, detokenize, tokenize
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import Target
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.prompting.chat_prompt import ChatPrompt
 
 MODEL = cast(Any, SimpleNamespace(name="m", parameters={}, input_names=EVERYTHING, context_length=9))

@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
-from openai_server.backends.calls import Backend, Read
+from openai_server.backends.calls import Backend
+from openai_server.backends.dialects.anyserve.decode import StreamReader, answer, stream_error
+from openai_server.backends.dialects.base import Call, Rpc
+from openai_server.backends.dialects.description import Description, IndexEntry, ServerDescription, TensorDescription
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.pool import Address, Pool
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
+from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 
@@ -32,6 +37,9 @@ class FakeBackend:
         """Seconds of grace of each call of `close`."""
         self.is_watched = False
         self.is_ready = True
+        self.is_own = True
+        """Whether it plays the bundled worker."""
+        self.inputs = ["prompt"]
         self.names: list[str] = ["m"]
         self.model_parameters: dict[str, dict[str, str]] = {}
         """Parameters by model name."""
@@ -64,11 +72,12 @@ class FakeBackend:
             raise self.errors.pop(0)
         return ModelInferResponse(id=self.target)
 
-    async def answer(self, request: ModelInferRequest, n: int, read: Read) -> Answer:
-        return read(await self.infer(request), n)
+    async def answer(self, call: Call) -> Answer:
+        assert call.read_whole is not None
+        return call.read_whole(await self.infer(call.request), call.n)
 
-    def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
-        self.requests.append(ModelInferRequest.FromString(request.SerializeToString()))
+    def start(self, call: Call, k: int, mailbox: Mailbox) -> Cancel:
+        self.requests.append(ModelInferRequest.FromString(call.request.SerializeToString()))
         self.mailboxes.append(mailbox)
 
         def cancel() -> None:
@@ -84,23 +93,29 @@ class FakeBackend:
         if self.lookup_error is not None:
             raise self.lookup_error
 
-    async def ready(self, model: str) -> bool:
+    async def ready(self, model: str, version: str = "") -> bool:
         await self._look_up(model)
         return self.is_ready
 
-    async def extensions(self) -> frozenset[str]:
-        return frozenset()
-
-    async def models(self) -> list[str]:
+    async def index(self) -> list[IndexEntry]:
         await self._look_up("")
-        return self.names
+        return [IndexEntry(name) for name in self.names]
 
-    async def inputs(self, model: str) -> frozenset[str]:
+    async def describe(self, model: str, version: str = "") -> tuple[Description, dict[str, str]]:
         await self._look_up(model)
-        return frozenset({"prompt"})
+        extensions = frozenset(contract.EXTENSIONS if self.is_own else ())
+        description = Description(
+            model=model,
+            version=version,
+            server=ServerDescription("fake", extensions),
+            inputs=tuple(TensorDescription(name, "BYTES", (1,)) for name in self.inputs),
+        )
+        return description, self.model_parameters.get(model, {})
 
-    async def parameters(self, model: str) -> dict[str, str]:
-        return self.model_parameters.get(model, {})
+
+def call_of(request: ModelInferRequest, n: int = 1) -> Call:
+    """The call of a request to the bundled worker."""
+    return Call(request, n, Rpc.EITHER, partial(StreamReader, n), stream_error, answer)
 
 
 def pool_of(*backends: FakeBackend) -> Pool:

@@ -12,6 +12,7 @@ from grpc import aio
 
 from openai_server.backends import calls as calls_module
 from openai_server.backends.calls import MAX_SHARED_BYTES, NO_TIMEOUT, Backend
+from openai_server.backends.dialects.description import ServerDescription
 from openai_server.backends.failures import failure_of
 from openai_server.backends.mailbox import Mailbox
 from openai_server.core import current_request
@@ -33,6 +34,7 @@ from protos.grpc_predict_v2_pb2 import (
     ServerReadyResponse,
 )
 from tests.openai_server.backends.fake_channel import IDLE, READY, FakeChannel, FakeDialer, Stream, rpc_error
+from tests.openai_server.backends.fakes import call_of
 from tests.wire.fake_worker import first_token, last_token, message, token
 
 BATCHES, WHOLE, PINGS = contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS, contract.EXTENSION_PINGS
@@ -45,7 +47,7 @@ def backend_on(*channels: FakeChannel, timeout: float | None = 9) -> Backend:
 async def learned(*extensions: str) -> tuple[Backend, FakeChannel]:
     channel = FakeChannel(*extensions)
     backend = backend_on(channel)
-    await backend._look_up_extensions()
+    await backend.server()
     channel.calls.clear()
     return backend, channel
 
@@ -108,7 +110,7 @@ async def test_a_cancelled_task_stays_cancelled() -> None:
 async def test_a_lookup_that_times_out_is_unavailable() -> None:
     backend, channel = await learned()
     channel.answers["RepositoryIndex"] = channel.answers["ModelInfer"] = rpc_error("DEADLINE_EXCEEDED")
-    for call, status in ((backend.models(), "UNAVAILABLE"), (backend.infer(request()), "DEADLINE_EXCEEDED")):
+    for call, status in ((backend.index(), "UNAVAILABLE"), (backend.infer(request()), "DEADLINE_EXCEEDED")):
         with pytest.raises(BackendError) as failed:
             await call
         assert failed.value.status == status
@@ -118,32 +120,44 @@ async def test_a_lookup_that_times_out_is_unavailable() -> None:
 # ---- Lookups
 
 
-async def test_models_are_the_ready_ones_without_duplicates() -> None:
+async def test_the_index_has_the_states_of_all_models() -> None:
     backend, channel = await learned()
-    states = [("x", "READY"), ("y", "UNAVAILABLE"), ("z", ""), ("x", "READY")]
+    states = [("x", "READY"), ("y", "UNAVAILABLE"), ("z", ""), ("x", "State.READY")]
     models = [RepositoryIndexResponse.ModelIndex(name=name, state=state) for name, state in states]
     channel.answers["RepositoryIndex"] = RepositoryIndexResponse(models=models)
-    assert await backend.models() == ["x", "z"]
+    entries = await backend.index()
+    assert [(entry.name, entry.is_ready) for entry in entries] == [("x", True), ("y", False), ("z", True), ("x", True)]
 
 
 async def test_inputs_and_parameters_of_a_model_are_read() -> None:
     backend, channel = await learned()
     inputs = [ModelMetadataResponse.TensorMetadata(name=name) for name in ("prompt", "seed")]
     channel.answers["ModelMetadata"] = ModelMetadataResponse(inputs=inputs)
-    assert await backend.inputs("m") == {"prompt", "seed"}
     config = ModelConfigResponse()
     for name in ("context_length", "something else"):
         config.config.parameters[name].string_value = "9"
     channel.answers["ModelConfig"] = config
-    assert await backend.parameters("m") == {"context_length": "9"}
-    assert {request.name for _, request, _ in channel.calls} == {"m"}
+    description, parameters = await backend.describe("m", "2")
+    assert description.input_names == {"prompt", "seed"}
+    assert (parameters, description.settings) == ({"context_length": "9"}, {"something else": "9"})
+    assert {(request.name, request.version) for _, request, _ in channel.calls} == {("m", "2")}
 
 
 @pytest.mark.parametrize(
-    ("server", "model", "is_ready"), [(True, True, True), (True, False, False), (False, True, False)]
+    ("extensions", "server", "model", "is_ready"),
+    [
+        ((PINGS,), True, True, True),
+        ((PINGS,), True, False, False),
+        ((PINGS,), False, True, False),
+        ((), False, True, True),
+        ((), True, False, False),
+    ],
 )
-async def test_a_model_is_ready_only_on_a_ready_server(server: bool, model: bool, is_ready: bool) -> None:
-    backend, channel = await learned()
+async def test_a_model_needs_a_ready_server_only_if_that_is_a_worker(
+    extensions: tuple[str, ...], server: bool, model: bool, is_ready: bool
+) -> None:
+    """Another server may be unready because of another model."""
+    backend, channel = await learned(*extensions)
     channel.answers["ServerReady"] = ServerReadyResponse(ready=server)
     channel.answers["ModelReady"] = ModelReadyResponse(ready=model)
     assert await backend.ready("m") is is_ready
@@ -155,18 +169,18 @@ async def test_a_model_is_ready_only_on_a_ready_server(server: bool, model: bool
 async def test_extensions_are_looked_up_once() -> None:
     channel = FakeChannel(BATCHES)
     backend = backend_on(channel)
-    await asyncio.gather(backend._look_up_extensions(), backend._look_up_extensions())
-    await backend._look_up_extensions()
+    await asyncio.gather(backend.server(), backend.server())
+    await backend.server()
     assert len(channel.methods("ServerMetadata")) == 1
-    assert backend._extensions == frozenset({BATCHES})
+    assert (await backend.server()).extensions == {BATCHES}
 
 
 async def test_a_server_without_metadata_has_no_extensions() -> None:
     channel = FakeChannel()
     channel.answers["ServerMetadata"] = rpc_error("UNIMPLEMENTED")
     backend = backend_on(channel)
-    await backend._look_up_extensions()
-    assert backend._extensions == frozenset()
+    await backend.server()
+    assert await backend.server() == ServerDescription()
 
 
 async def test_a_failed_lookup_of_extensions_is_repeated() -> None:
@@ -174,10 +188,10 @@ async def test_a_failed_lookup_of_extensions_is_repeated() -> None:
     channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
     backend = backend_on(channel)
     with pytest.raises(BackendError):
-        await backend._look_up_extensions()
+        await backend.server()
     channel.answers["ServerMetadata"] = ServerMetadataResponse(extensions=[BATCHES])
-    await backend._look_up_extensions()
-    assert backend._extensions == frozenset({BATCHES})
+    await backend.server()
+    assert (await backend.server()).extensions == {BATCHES}
 
 
 # ---- Whole answers
@@ -231,7 +245,9 @@ def ended(number: int, text: str) -> ModelStreamInferResponse:
 
 async def answer_of(backend: Backend, request: ModelInferRequest) -> str:
     """Returns the text of the whole answer, or the id of the response to a call."""
-    answer = await backend.answer(request, 1, lambda response, _: Answer([Choice(0, response.id, None)], None))
+    call = call_of(request)
+    call.read_whole = lambda response, _: Answer([Choice(0, response.id, None)], None)
+    answer = await backend.answer(call)
     return answer.choices[0].text
 
 
@@ -344,7 +360,7 @@ def refusal(number: int) -> ModelStreamInferResponse:
 
 
 def mailbox_of(backend: Backend, message: ModelInferRequest | None = None) -> Mailbox:
-    return Mailbox(1, lambda k, mailbox: backend.start(message or request(), 1, k, mailbox), ping_interval=60)
+    return Mailbox(1, lambda k, mailbox: backend.start(call_of(message or request()), k, mailbox), ping_interval=60)
 
 
 async def all_rows(mailbox: Mailbox) -> list[Row]:
@@ -536,7 +552,7 @@ async def test_a_backend_is_usable_while_it_is_connected_and_ready() -> None:
         channel.set_state(IDLE)
         assert await watch.events.get() == "lost"
         assert not backend.usable
-        assert backend._extensions is None
+        assert backend._server is None
         channel.set_state(READY)
         assert await watch.events.get() == "ready"
 

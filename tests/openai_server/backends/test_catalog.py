@@ -10,6 +10,7 @@ import pytest
 from openai_server.backends import catalog as catalog_module
 from openai_server.backends import inventory as inventory_module
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.description import Description, IndexEntry
 from openai_server.backends.directory import DEFAULT_NAMES, Model
 from openai_server.backends.inventory import LOOKUP_INTERVAL
 from openai_server.core.errors import BackendError, ModelNotFound, Unavailable, UnsupportedParameter
@@ -82,7 +83,7 @@ async def test_an_alias_is_resolved_to_its_model() -> None:
 
 async def test_a_backend_without_a_list_has_the_configured_models() -> None:
     class Listless(FakeBackend):
-        async def models(self) -> list[str]:
+        async def index(self) -> list[IndexEntry]:
             raise BackendError("UNIMPLEMENTED", "no")
 
     assert (await Site(Listless(), served=("x",)).catalog.resolve("x")).name == "x"
@@ -167,10 +168,10 @@ async def test_an_unknown_name_waits_only_until_one_backend_lists_it() -> None:
 class Broken(FakeBackend):
     """A backend that fails to describe the model `x`."""
 
-    async def inputs(self, model: str) -> frozenset[str]:
+    async def describe(self, model: str, version: str = "") -> tuple[Description, dict[str, str]]:
         if model == "x":
             raise BackendError("INTERNAL", "broken")
-        return await super().inputs(model)
+        return await super().describe(model, version)
 
 
 async def test_a_model_that_one_backend_cannot_describe_is_awaited_from_another() -> None:

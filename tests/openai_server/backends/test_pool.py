@@ -13,7 +13,7 @@ from openai_server.backends.pool import EVERY_ADDRESS, GRACE, Address, Listener,
 from openai_server.core.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
-from tests.openai_server.backends.fakes import FakeBackend, away, pool_of
+from tests.openai_server.backends.fakes import FakeBackend, away, call_of, pool_of
 
 QUEUE_FULL = {contract.ERROR_REASON: contract.REASON_QUEUE_FULL}
 
@@ -145,7 +145,7 @@ async def test_a_retried_stream_is_sent_without_its_request_number() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     pool = pool_of(a, b)
     numbered = request()
-    async with pool.stream([numbered], pool.members, 1, 60) as mailbox:
+    async with pool.stream([call_of(numbered)], pool.members, 60) as mailbox:
         numbered.parameters[contract.PARAM_REQUEST].int64_param = 7  # the shared stream sets it
         mailbox.fail(0, away())
         [again] = b.requests
@@ -157,7 +157,7 @@ async def test_a_retried_stream_is_sent_without_its_request_number() -> None:
 
 async def test_a_stream_that_fails_everywhere_names_all_tried_servers() -> None:
     pool = pool_of(FakeBackend("a:1"), FakeBackend("b:1"))
-    async with pool.stream([request()], pool.members, 1, 60) as mailbox:
+    async with pool.stream([call_of(request())], pool.members, 60) as mailbox:
         mailbox.fail(0, away())
         mailbox.fail(0, away())
         with pytest.raises(BackendError) as caught:
@@ -168,7 +168,7 @@ async def test_a_stream_that_fails_everywhere_names_all_tried_servers() -> None:
 async def test_prompts_of_a_request_are_spread_and_retried_separately() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     pool = pool_of(a, b)
-    async with pool.stream([request("m"), request("m")], pool.members, 1, 60) as mailbox:
+    async with pool.stream([call_of(request("m")), call_of(request("m"))], pool.members, 60) as mailbox:
         assert (len(a.requests), len(b.requests)) == (1, 1)
         mailbox.fail(0, away())
         mailbox.fail(1, away())
@@ -178,7 +178,7 @@ async def test_prompts_of_a_request_are_spread_and_retried_separately() -> None:
 async def test_closing_a_stream_cancels_its_calls() -> None:
     a = FakeBackend()
     pool = pool_of(a)
-    async with pool.stream([request(), request()], pool.members, 1, 60) as mailbox:
+    async with pool.stream([call_of(request()), call_of(request())], pool.members, 60) as mailbox:
         mailbox.end(0, None)
     assert a.n_cancelled == 1
 
@@ -192,11 +192,11 @@ async def test_a_pool_is_ready_with_one_ready_server() -> None:
     b.lookup_error = away()
     pool = pool_of(a, b, c)
     pool.listener = events = Events()
-    assert await pool.ready("m", pool.members)
+    assert await pool.ready("m", "", pool.members)
     assert events.failures == [("b:1", "m", "UNAVAILABLE")]
     assert (a.n_doubts, b.n_doubts) == (0, 1)
     c.is_ready = False
-    assert not await pool.ready("m", pool.members)
+    assert not await pool.ready("m", "", pool.members)
 
 
 async def test_a_silent_server_does_not_delay_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,14 +204,14 @@ async def test_a_silent_server_does_not_delay_a_probe(monkeypatch: pytest.Monkey
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.may_answer.clear()
     pool = pool_of(a, b)
-    assert await pool.ready("m", pool.members)
+    assert await pool.ready("m", "", pool.members)
 
 
 async def test_the_server_with_the_least_load_is_probed_first() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.n_running = 1
     pool = pool_of(a, b)
-    assert await pool.ready("m", pool.members)
+    assert await pool.ready("m", "", pool.members)
     assert (a.lookups, b.lookups) == ([], ["m"])
 
 

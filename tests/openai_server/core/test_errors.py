@@ -48,3 +48,26 @@ def test_an_error_without_a_message_gets_a_default_message() -> None:
 def test_errors_have_the_codes_of_openai() -> None:
     assert ModelNotFound("x").code == "model_not_found"
     assert UnsupportedParameter("tools").param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("message", "public"),
+    [
+        ("no such thing", "no such thing"),
+        ('Traceback (most recent call last):\n  File "/srv/model.py", line 3, in run\nValueError: boom', ""),
+        ("Error generating stream: Traceback (most recent call last):\n  x", "Error generating stream"),
+        (
+            "failed: ValueError: boom\n\nAt:\n  /models/m/1/model.py(45): execute\n",
+            "failed: ValueError: boom",
+        ),
+        ('it broke in File "model.py", line 7', "it broke in"),
+        ("assertion failed in /build/src/engine/run.cpp:12", "assertion failed in"),
+        ("can't open 'x/y.json' and/or z", "can't open 'x/y.json' and/or z"),
+    ],
+)
+def test_a_backends_traceback_is_logged_and_not_sent(
+    message: str, public: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = from_backend(BackendError("UNKNOWN", message), {})
+    assert error.message == (public or "The model backend failed.")
+    assert (message in caplog.text) == (message != public)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openai_server.api.schemas import parse_chat
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import InvalidRequest
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.plan import Planner

@@ -10,8 +10,8 @@ from msgspec import to_builtins
 
 from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import InvalidRequest, NoChatTemplate, UnsupportedParameter
 from openai_server.core.events import Content, Finish
 from openai_server.core.messages import UserMessage

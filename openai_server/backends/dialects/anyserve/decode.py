@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def answer(response: ModelInferResponse, n: int) -> Answer:
     """A unary answer. Raises BackendError, also if it doesn't have `n` choices."""
-    outputs = _Outputs(response)
+    outputs = Outputs(response)
     texts = outputs.texts(contract.TEXT)
     if len(texts) != n:
         raise _bad_answer(f"sent {len(texts)} choices, but {n} were requested")
@@ -49,19 +49,19 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
 
 def embedding(response: ModelInferResponse) -> tuple[Sequence[float], int | None]:
     """The vector, and the number of the prompt's tokens (None: not reported)."""
-    outputs = _Outputs(response)
+    outputs = Outputs(response)
     return outputs.required(contract.EMBEDDING), outputs.first(contract.PROMPT_TOKENS)
 
 
 def score(response: ModelInferResponse) -> tuple[float, int | None]:
     """The score, and the number of tokens (None: not reported)."""
-    outputs = _Outputs(response)
+    outputs = Outputs(response)
     return outputs.required(contract.SCORE)[0], outputs.first(contract.PROMPT_TOKENS)
 
 
 def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]]:
     """The token ids of a text, and the text of each token if the backend sends it. Both may be empty."""
-    outputs = _Outputs(response)
+    outputs = Outputs(response)
     ids = outputs.elements(contract.TOKEN_IDS)
     return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
 
@@ -74,22 +74,26 @@ def length(response: ModelInferResponse) -> tuple[int, bytes]:
 
 
 def text(response: ModelInferResponse) -> str:
-    return str(_Outputs(response).required(contract.WHOLE_TEXT)[0].decode(errors="replace"))
+    return str(Outputs(response).required(contract.WHOLE_TEXT)[0].decode(errors="replace"))
 
 
 # ---- A stream of one request
 
 
 class StreamReader:
-    """Reads the responses to one prompt, one after the other, as rows of its `n` choices."""
+    """Reads the responses to one prompt, one after the other, as rows of its `n` choices. `derives_stop`: whether the
+    backend's mark of the end is the finish reason `stop` if it reports no reasons."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, *, derives_stop: bool = False) -> None:
         self._n = n
+        self._derives_stop = derives_stop
         self._unfinished = set(range(n))
         self._has_reasons = False
         """Whether the backend reports finish reasons."""
         self._is_final = False
         """Whether the backend has marked a response as the last one."""
+        self._is_whole = False
+        """Whether a response was a whole answer."""
         self._prompt: int | None = None
         self._cached: int | None = None
         self._times: tuple[float | None, float | None] = None, None
@@ -104,10 +108,14 @@ class StreamReader:
             self._is_final |= response.parameters[contract.PARAM_FINAL].bool_param
         if not response.outputs:
             return []
-        outputs = _Outputs(response)
+        outputs = Outputs(response)
         tokens = outputs.elements(contract.TOKEN)
         k = len(tokens)
-        indexes = outputs.column(outputs.elements(contract.INDEX), k, contract.INDEX) or [0] * k
+        if not k and (tokens := outputs.elements(contract.TEXT)):  # a model that answers a stream with a whole answer
+            k, self._is_whole = len(tokens), True
+            indexes: Sequence[int] = range(k)
+        else:
+            indexes = outputs.column(outputs.elements(contract.INDEX), k, contract.INDEX) or [0] * k
         reasons = outputs.column(outputs.texts(contract.FINISH_REASON), k, contract.FINISH_REASON)
         self._has_reasons |= bool(reasons)
         self._count(outputs, indexes)
@@ -123,10 +131,16 @@ class StreamReader:
             rows.append((index, token, reason if finished else None, logprobs.get(index, ())))
         return rows
 
-    def end(self) -> None:
-        """Must be called when the stream has ended. Raises BackendError if the answer is incomplete."""
-        if self._unfinished and (self._has_reasons or not self._is_final):
+    def end(self) -> list[Row]:
+        """The last rows, which only finish choices. Must be called when the stream has ended.
+
+        Raises BackendError if the answer is incomplete.
+        """
+        if self._unfinished and (self._has_reasons or not (self._is_final or self._is_whole)):
             raise _bad_answer("ended the stream early")
+        if self._derives_stop and self._is_final:
+            return [(index, b"", contract.FINISH_STOP, ()) for index in sorted(self._unfinished)]
+        return []
 
     @property
     def timings(self) -> Timings | None:
@@ -148,7 +162,7 @@ class StreamReader:
         marked = sum(self._marked.values()) if self._marked else None
         return Usage(self._prompt, sum(self._completion.values()), self._cached, marked)
 
-    def _count(self, outputs: "_Outputs", indexes: Sequence[int]) -> None:
+    def _count(self, outputs: "Outputs", indexes: Sequence[int]) -> None:
         counts = outputs.elements(contract.COMPLETION_TOKENS)
         if counts:
             counts = outputs.column(counts, len(indexes), contract.COMPLETION_TOKENS)
@@ -243,7 +257,7 @@ _UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
 # ---- Tensors
 
 
-class _Outputs:
+class Outputs:
     """The tensors of one response, by specification. An absent tensor is empty.
 
     A tensor is decoded when it is requested. Shapes are ignored: all tensors are columns, whose lengths must agree.
@@ -261,7 +275,7 @@ class _Outputs:
         output, raw = self._tensors.get(spec.name, (None, None))
         if output is None:
             return ()
-        if output.datatype != spec.datatype:
+        if output.datatype != spec.datatype and not _are_alike(output.datatype, spec.datatype):
             raise _bad_answer(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
         try:
             return tensors.output_elements(output, raw)
@@ -320,6 +334,13 @@ class _Outputs:
         if values and len(values) != length:
             raise _bad_answer(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
         return values
+
+
+def _are_alike(datatype: str, other: str) -> bool:
+    """Whether both are integers, or both are floating-point numbers, of any size."""
+    return any(datatype.startswith(kind) and other.startswith(kind) for kind in ("INT", "FP")) or (
+        datatype.removeprefix("U").startswith("INT") and other.startswith("INT")
+    )
 
 
 def no_such_choice(index: int, n: int) -> BackendError:

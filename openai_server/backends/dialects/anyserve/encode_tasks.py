@@ -80,7 +80,7 @@ def detokenize(tokens: list[int] | tensors.Packed, to: Target) -> ModelInferRequ
 
 
 def _message(task: str, to: Target, inputs: Iterable[Input]) -> ModelInferRequest:
-    message = ModelInferRequest(model_name=to.model, id=to.id)
+    message = ModelInferRequest(model_name=to.model, model_version=to.version, id=to.id)
     message.parameters[contract.PARAM_TASK].string_param = task
     for spec, elements, field in inputs:
         if spec.name not in to.input_names:

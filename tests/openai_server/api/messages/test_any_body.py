@@ -15,7 +15,7 @@ from openai_server.api.messages.request import parse, parse_count
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.api.messages.whole import whole
 from openai_server.backends.dialects.anyserve import encode
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import APIError
 from openai_server.http.json_response import encode as encode_json

@@ -11,7 +11,7 @@ from openai_server.access.caps import Caps
 from openai_server.api.responses.input import fields
 from openai_server.api.responses.request import parse
 from openai_server.backends.dialects.anyserve import encode
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import APIError
 from tests.examples import examples
 from tests.openai_server.api.responses.bodies import assistant, call, function, namespace, reasoning, result, user

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from openai_server.backends.dialects.anyserve import encode
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects import inputs
 from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
 from openai_server.prompting.plan import Plan, Planner
@@ -126,7 +126,7 @@ def test_the_backends_errors_name_the_fields_of_this_api() -> None:
         {"type": "custom", "name": "d", "format": lark},
     ]
     turn = parsed(tools=tools, text={"format": {"type": "json_object"}}, max_output_tokens=5).turn
-    names = encode.fields(turn)
+    names = inputs.fields(turn)
     parts = (*map(guide_parts.of_function, ("n__f", "n__c", "d")), guide_parts.GUIDE, contract.PROMPT.name)
     assert [names[part] for part in (*parts, contract.MAX_TOKENS.name)] == [
         "tools[1].tools[0].parameters",

@@ -10,7 +10,7 @@ import pytest
 from openai_server.access.caps import Caps
 from openai_server.api.responses.request import parse
 from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import UnsupportedParameter
 from openai_server.prompting.plan import Planner
 from tests.openai_server.prompting.reference import BOS, EOS

@@ -7,8 +7,8 @@ import pytest
 
 from openai_server.api.schemas import parse_completion
 from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
-from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs, Target
+from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.errors import UnsupportedParameter
 from protos import contract, tensors
 
@@ -20,10 +20,10 @@ def calls(
 ) -> dict[str, dict[str, list[Any]]]:
     """Returns the inputs of each call, by its id."""
     turn = parse_completion(json.dumps({"prompt": "x", **body}).encode()).turn()
-    messages = ANYSERVE.calls(turn, turn.prompts, Target("m", input_names, "id"), server_inputs or {})
+    messages = ANYSERVE.calls(turn, turn.prompts, Target("m", input_names, "id"), server_inputs or {}, streams=False)
     return {
-        message.id: {name: list(tensor.elements) for name, tensor in tensors.read_inputs(message).items()}
-        for message in messages
+        call.request.id: {name: list(tensor.elements) for name, tensor in tensors.read_inputs(call.request).items()}
+        for call in messages
     }
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_server.api.schemas import parse_chat, parse_completion
+from openai_server.backends.dialects import inputs
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.core.errors import UnsupportedParameter
 from protos import contract, tensors
@@ -36,7 +37,7 @@ def test_tensors_have_the_shapes_and_datatypes_of_the_contract() -> None:
             assert tensor.datatype == specs[tensor.name].datatype
             assert specs[tensor.name].accepts_shape(tuple(tensor.shape))
         names |= {tensor.name for tensor in message.inputs}
-    assert names == set(specs) - {"prompt"} - {spec.name for spec in encode.SERVER_INPUTS}
+    assert names == set(specs) - {"prompt"} - {spec.name for spec in inputs.SERVER_INPUTS}
 
 
 EVERYTHING: dict[str, Any] = {
@@ -128,18 +129,18 @@ def test_a_field_without_an_input_of_the_backend_is_rejected_unless_it_has_no_ef
 
 def test_every_tensor_has_a_field_for_error_messages() -> None:
     turn = parse_chat(b'{"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 1}').turn()
-    params = encode.fields(turn)
+    params = inputs.fields(turn)
     assert set(params) == {spec.name for spec in contract.INPUTS}
     assert (params["prompt"], params["max_tokens"]) == ("messages", "max_completion_tokens")
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_a_seed_is_folded_to_32_bits_and_small_seeds_are_unchanged(seed: int) -> None:
-    folded = encode.fold_seed(seed)
+    folded = inputs.fold_seed(seed)
     assert -(2**31) <= folded < 2**31
     if -(2**31) <= seed < 2**31:
         assert folded == seed
 
 
 def test_folding_uses_both_halves_of_a_seed() -> None:
-    assert len({encode.fold_seed(seed) for seed in (1 << 32, 2 << 32, (1 << 32) + 1, -(1 << 40))}) == 4
+    assert len({inputs.fold_seed(seed) for seed in (1 << 32, 2 << 32, (1 << 32) + 1, -(1 << 40))}) == 4

@@ -1,0 +1,52 @@
+"""Chooses the dialect of each model. PURE apart from reading the built-in files, once.
+
+The order: the option for the model, the operator's mapping files, this project's contract, the built-in files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from openai_server.backends.dialects.anyserve import dialect as own
+from openai_server.backends.dialects.base import Dialect, Recognized
+from openai_server.backends.dialects.description import Description
+from openai_server.backends.dialects.mapping.dialect import Mapped
+from openai_server.backends.dialects.mapping.load import builtin_files
+from openai_server.backends.dialects.mapping.recognize import recognize
+from openai_server.backends.dialects.mapping.schema import MappingFile
+
+
+class Dialects:
+    """`chosen`: model → name of its dialect, from the options. `files`: mapping files of the operator. Raises KeyError
+    for an unknown name in `chosen`."""
+
+    def __init__(self, chosen: Mapping[str, str] | None = None, files: Sequence[MappingFile] = ()) -> None:
+        self._chosen = dict(chosen or {})
+        self._files = files
+        for name in self._chosen.values():
+            if name not in self.names():
+                raise KeyError(name)
+
+    def names(self) -> list[str]:
+        """The names for `--dialect`."""
+        return list(dict.fromkeys([own.NAME, *(file.name for file in self._all())]))
+
+    def of(self, description: Description) -> Recognized | None:
+        """None: no dialect fits the model."""
+        base = description.model
+        name = self._chosen.get(f"{base}@{description.version}") or self._chosen.get(base)
+        if name is not None:
+            return Recognized(self._named(name, description), "the option --dialect names it")
+        for file in self._files:
+            if (found := recognize(file, description)) is not None:
+                return found
+        if (found := own.recognize(description)) is not None:
+            return found
+        return next((found for file in builtin_files().values() if (found := recognize(file, description))), None)
+
+    def _named(self, name: str, description: Description) -> Dialect:
+        if name == own.NAME:
+            return own.bound(description)
+        return Mapped(next(file for file in self._all() if file.name == name), description)
+
+    def _all(self) -> Iterator[MappingFile]:
+        yield from self._files
+        yield from builtin_files().values()

@@ -1,0 +1,91 @@
+"""The tensors of a response of any backend, by name. PURE."""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import Any
+
+import orjson
+
+from openai_server.backends.dialects.mapping.schema import Count, Output
+from openai_server.core.errors import BackendError
+from protos import tensors
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
+
+
+class Outputs:
+    """Shapes are ignored: a tensor is its elements, of whatever rank."""
+
+    def __init__(self, response: ModelInferResponse) -> None:
+        raw = response.raw_output_contents
+        if raw and len(raw) != len(response.outputs):
+            raise _malformed(f"{len(raw)} raw contents for {len(response.outputs)} tensors")
+        self._tensors = {
+            output.name: (output, part) for output, part in zip(response.outputs, raw or repeat(None), strict=False)
+        }
+
+    def elements(self, name: str) -> Sequence[Any]:
+        """Empty if the response lacks the tensor. Raises BackendError."""
+        output, raw = self._tensors.get(name, (None, None))
+        if output is None:
+            return ()
+        try:
+            return tensors.output_elements(output, raw)
+        except (tensors.TensorError, KeyError) as error:
+            raise _malformed(str(error)) from error
+
+    def first_of(self, names: str | list[str] | None) -> str | None:
+        alternatives = [names] if isinstance(names, str) else names or []
+        return next((name for name in alternatives if name in self._tensors), None)
+
+    def numbers(self, place: Count) -> list[int]:
+        """Counts of tokens; empty if the response has none. Raises BackendError."""
+        numbers = []
+        for value in values_of(self, place) or ():
+            try:
+                number = int(value)
+            except (TypeError, ValueError, OverflowError):
+                raise _malformed(f"{value!r} as a number of tokens") from None
+            if number < 0:
+                raise _malformed(f"{number} as a number of tokens")
+            numbers.append(number)
+        return numbers
+
+
+def values_of(outputs: Outputs, place: Output) -> list[Any] | None:
+    """The values at the place; None if the response lacks the tensor. Raises BackendError."""
+    if (name := outputs.first_of(place.tensor)) is None:
+        return None
+    elements = list(outputs.elements(name))
+    return elements if place.json is None else [_at(element, place.json) for element in elements]
+
+
+def texts_of(outputs: Outputs, place: Output) -> list[bytes] | None:
+    """The same as UTF-8 texts."""
+    values = values_of(outputs, place)
+    return None if values is None else [_bytes(value) for value in values]
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return b"" if value is None else value.encode() if isinstance(value, str) else orjson.dumps(value)
+
+
+def _at(element: Any, path: str) -> Any:
+    """The value at the path in a JSON text; None if it is absent. Raises BackendError."""
+    try:
+        value = orjson.loads(element)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise _malformed("text that is not JSON") from error
+    for part in path.split("."):
+        if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            return None
+    return value
+
+
+def _malformed(problem: str) -> BackendError:
+    return BackendError("UNKNOWN", f"The model backend sent a malformed answer: {problem}.")

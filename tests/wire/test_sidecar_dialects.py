@@ -1,0 +1,280 @@
+"""Servers of other projects behind the sidecar: which models it lists and calls, how, and what a client sees."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from openai_server.backends import catalog
+from tests.wire.foreign_server import ForeignModel, ForeignServer, answer, serving
+from tests.wire.sidecar import Sidecar, app_for
+
+VLLM = ForeignModel(
+    inputs="text_input:BYTES stream:BOOL sampling_parameters:BYTES exclude_input_in_output:BOOL "
+    "return_finish_reason:BOOL return_num_input_tokens:BOOL return_num_output_tokens:BOOL",
+    outputs="text_output:BYTES finish_reason:BYTES",
+    backend="vllm",
+    decoupled=True,
+    answers=[
+        answer(
+            False,
+            text_output="one",
+            finish_reason="None",
+            num_input_tokens=("UINT32", [3]),
+            num_output_tokens=("UINT32", [1]),
+        ),
+        answer(
+            True,
+            text_output=" two",
+            finish_reason="stop",
+            num_input_tokens=("UINT32", [3]),
+            num_output_tokens=("UINT32", [2]),
+        ),
+    ],
+)
+IDS = ForeignModel(inputs="INPUT_IDS:INT32", outputs="OUTPUT_IDS:INT32", backend="python", decoupled=False)
+PLAIN = ForeignModel(answers=[answer(text_output="one two")], decoupled=False)
+
+
+@asynccontextmanager
+async def running(server: ForeignServer, **config: Any) -> AsyncIterator[Sidecar]:
+    async with serving(server) as port, app_for(port, **config) as sidecar:
+        yield sidecar
+
+
+def text_of(events: list[Any]) -> str:
+    return "".join(event["choices"][0]["text"] for event in events if event["choices"])
+
+
+async def names_of(sidecar: Sidecar) -> list[str]:
+    return [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]]
+
+
+async def test_whole_answers_of_a_decoupled_model_come_from_a_stream() -> None:
+    server = ForeignServer("triton", vllm=VLLM)
+    async with running(server) as sidecar:
+        whole = await sidecar.complete(prompt="Hi", max_tokens=3)
+        [choice] = whole.json["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("one two", "stop")
+        assert whole.json["usage"] == {"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6}
+        stream = await sidecar.complete(prompt="Hi", stream=True)
+        assert text_of(stream.events) == "one two"
+        assert [event["choices"][0]["finish_reason"] for event in stream.events] == [None, "stop"]
+
+
+async def test_only_text_models_are_listed_and_the_default_is_the_first_of_them() -> None:
+    server = ForeignServer("triton", a_preprocessing=IDS, vllm=VLLM, zz=PLAIN)
+    async with running(server) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "vllm"
+        assert await names_of(sidecar) == ["vllm", "zz"]
+        assert (await sidecar.get("/readyz")).status == 200
+        refused = await sidecar.complete(prompt="Hi", model="a_preprocessing")
+        assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "unsupported_model", "model")
+        assert "--mapping" in refused.error["message"]
+
+
+async def test_the_tensors_of_an_unknown_model_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with running(ForeignServer("triton", ids=IDS)) as sidecar:
+            for _ in range(2):
+                refused = await sidecar.complete(prompt="Hi")
+                assert (refused.status, refused.error["code"]) == (400, "unsupported_model")
+                assert await names_of(sidecar) == []
+            assert (await sidecar.get("/readyz")).status == 503
+    [line] = [record.message for record in caplog.records if "no dialect fits" in record.message]
+    assert "INPUT_IDS INT32[1]" in line
+    assert "OUTPUT_IDS INT32[1]" in line
+
+
+async def test_the_default_model_stays_the_default_while_it_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "LOOKUP_INTERVAL", 0)
+    first = ForeignModel(answers=PLAIN.answers, decoupled=False)
+    server = ForeignServer("triton", first=first, second=PLAIN)
+    async with running(server) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "first"
+        first.states = ("UNAVAILABLE",)
+        assert await names_of(sidecar) == ["second"]
+        refused = await sidecar.complete(prompt="Hi")
+        assert (refused.status, refused.error["code"]) == (503, "backend_unavailable")
+        assert (await sidecar.complete(prompt="Hi", model="second")).status == 200
+        assert (await sidecar.get("/readyz")).status == 503
+        first.states = ("READY",)
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "first"
+
+
+async def test_a_default_model_that_is_gone_is_replaced_with_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = ForeignServer("triton", first=PLAIN, second=PLAIN)
+    with caplog.at_level(logging.WARNING):
+        async with running(server) as sidecar:
+            assert (await sidecar.complete(prompt="Hi")).json["model"] == "first"
+            del server.models["first"]
+            assert await names_of(sidecar) == ["second"]
+            assert (await sidecar.complete(prompt="Hi")).json["model"] == "second"
+    assert "the default model is 'second' now; 'first' is gone" in caplog.text
+
+
+async def test_a_broken_model_does_not_make_the_others_unready() -> None:
+    broken = ForeignModel(states=("UNAVAILABLE",))
+    async with running(ForeignServer("triton", ready=False, broken=broken, good=PLAIN)) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "good"
+        assert (await sidecar.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize("state", ["READY", "State.READY", ""])
+async def test_states_of_other_servers_are_understood(state: str) -> None:
+    model = ForeignModel(answers=PLAIN.answers, states=(state,))
+    async with running(ForeignServer("mlserver", m=model)) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "m"
+
+
+async def test_versions_are_addressable() -> None:
+    model = ForeignModel(answers=PLAIN.answers, decoupled=False, states=("READY", "UNAVAILABLE", "READY"))
+    server = ForeignServer("triton", m=model)
+    async with running(server, model_alias={"gpt": "m@3"}) as sidecar:
+        assert await names_of(sidecar) == ["m"]
+        for requested, name, version in (("m", "m", ""), ("m@1", "m@1", "1"), ("gpt", "m@3", "3")):
+            assert (await sidecar.complete(prompt="Hi", model=requested)).json["model"] == name
+            request = server.requests[-1]
+            assert (request.model_name, request.model_version) == ("m", version)
+        for missing in ("m@2", "m@9", "m@", "@1"):
+            assert (await sidecar.complete(prompt="Hi", model=missing)).status == 404
+
+
+async def test_a_server_without_an_index_needs_an_option_that_the_error_names() -> None:
+    server = ForeignServer("kserve", lacks=["RepositoryIndex", "ModelStreamInfer"], m=PLAIN)
+    async with running(server) as sidecar:
+        refused = await sidecar.complete(prompt="Hi")
+        assert refused.status == 503
+        assert "--served-model" in refused.error["message"]
+    async with running(server, served_model=("m",)) as sidecar:
+        assert text_of((await sidecar.complete(prompt="Hi", stream=True)).events) == "one two"
+        assert await names_of(sidecar) == ["m"]
+
+
+async def test_a_server_without_streams_answers_a_stream_as_a_whole() -> None:
+    server = ForeignServer("", lacks=["ModelStreamInfer", "ServerMetadata"], m=ForeignModel(answers=PLAIN.answers))
+    async with running(server) as sidecar:
+        for _ in range(2):
+            assert text_of((await sidecar.complete(prompt="Hi", stream=True)).events) == "one two"
+
+
+async def test_a_model_with_this_contract_that_answers_a_stream_with_text_is_read() -> None:
+    model = ForeignModel(
+        inputs="prompt:BYTES", outputs="text:BYTES", decoupled=False, answers=[answer(True, text="one")]
+    )
+    async with running(ForeignServer("triton", m=model)) as sidecar:
+        events = (await sidecar.complete(prompt="Hi", stream=True)).events
+        assert text_of(events) == "one"
+        [choice] = (await sidecar.complete(prompt="Hi")).json["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("one", None)
+
+
+async def test_bare_streams_are_read_with_a_mapping(tmp_path: Path) -> None:
+    mapping = tmp_path / "own.toml"
+    mapping.write_text('models = ["m*"]\nrpc = "bare_stream"\n[inputs]\nprompt = "p"\n[outputs]\ntext = "t"\n')
+    first = answer(t="one")
+    first.model_name = "m"  # the field that is the error message of other streams
+    model = ForeignModel(inputs="p:BYTES", outputs="t:BYTES", answers=[first, answer(t=" two")])
+    server = ForeignServer("mlserver", is_bare=True, m=model)
+    async with running(server, mapping=(mapping,)) as sidecar:
+        assert text_of((await sidecar.complete(prompt="Hi", stream=True)).events) == "one two"
+        model.answers = [answer(t="one"), grpc.StatusCode.INTERNAL]
+        failed = await sidecar.complete(prompt="Hi")
+        assert (failed.status, failed.error["code"]) == (500, "backend_error")
+
+
+async def test_the_model_of_anyserves_first_server_is_found() -> None:
+    info = ForeignModel(inputs="", outputs="", answers=[answer(model_name="tiny", n_ctx=("INT32", [512]))])
+    text = ForeignModel(inputs="", outputs="", answers=[answer(text="one", model="tiny")])
+    stream = ForeignModel(
+        inputs="",
+        outputs="",
+        answers=[answer(token="one", finish_reason="null"), answer(token="", finish_reason="stop")],
+    )
+    server = ForeignServer(
+        "anyserve",
+        lacks=["RepositoryIndex", "ModelConfig"],
+        model_info=info,
+        generate=text,
+        generate_stream=stream,
+        tiny=ForeignModel(inputs="", outputs="", platform="anyserve"),
+    )
+    async with running(server) as sidecar:
+        [model] = (await sidecar.get("/v1/models")).json["data"]
+        assert (model["id"], model["max_model_len"]) == ("tiny", 512)
+        reply = await sidecar.complete(prompt="Hi", max_tokens=1)
+        assert (reply.json["model"], reply.json["choices"][0]["text"]) == ("tiny", "one")
+        assert reply.json["choices"][0]["finish_reason"] is None
+        assert text_of((await sidecar.complete(prompt="Hi", stream=True)).events) == "one"
+        refused = await sidecar.complete(prompt="Hi", stop="x")
+        assert (refused.status, refused.error["param"]) == (400, "stop")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_traceback_of_a_backend_is_not_shown(stream: bool) -> None:
+    text = (
+        'Error generating stream: Traceback (most recent call last):\n  File "/opt/model.py", line 3\nValueError: boom'
+    )
+    model = ForeignModel(**{**vars(VLLM), "answers": [*VLLM.answers[:1], text]})
+    async with running(ForeignServer("triton", m=model)) as sidecar:
+        failed = await sidecar.complete(prompt="Hi", stream=stream)
+        assert b"Traceback" not in failed.body
+        assert b"/opt" not in failed.body
+        assert b"Error generating stream" in failed.body
+        assert (failed.status == 200) == stream
+
+
+async def test_a_field_is_refused_before_anything_is_sent() -> None:
+    server = ForeignServer("triton", vllm=VLLM)
+    async with running(server) as sidecar:
+        for body, field in (({"logit_bias": {"1": 1}}, "logit_bias"), ({"suffix": "x"}, "suffix")):
+            refused = await sidecar.complete(prompt="Hi", **body)
+            assert (refused.status, refused.error["param"]) == (400, field)
+        refused = await sidecar.complete(prompt=[1, 2])
+        assert (refused.status, refused.error["param"]) == (400, "prompt")
+    assert not server.requests
+
+
+async def test_a_chat_can_be_sent_as_messages(tmp_path: Path) -> None:
+    mapping = tmp_path / "chat.toml"
+    mapping.write_text('models = ["m"]\nmessages = "messages"\n[outputs]\ntext = "reply"\n')
+    model = ForeignModel(inputs="messages:BYTES", outputs="reply:BYTES", answers=[answer(reply="one")])
+    server = ForeignServer("kserve", lacks=["ModelStreamInfer"], m=model)
+    async with running(server, mapping=(mapping,)) as sidecar:
+        reply = await sidecar.chat({"role": "user", "content": "hi"})
+        assert reply.json["choices"][0]["message"]["content"] == "one"
+        [request] = server.requests
+        assert request.inputs[0].contents.bytes_contents[0] == b'[{"role":"user","content":"hi"}]'
+        refused = await sidecar.complete(prompt="Hi")
+        assert (refused.status, refused.error["param"]) == (400, "prompt")
+
+
+async def test_a_client_that_leaves_cancels_the_call() -> None:
+    hung = asyncio.Event()
+
+    class Slow(ForeignServer):
+        async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+            async for response in super().ModelStreamInfer(request_iterator, context):
+                yield response
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    hung.set()
+
+    async with running(Slow("triton", vllm=VLLM)) as sidecar:
+        for stream in (True, False):
+            hung.clear()
+            call = sidecar.start("POST", "/v1/completions", {"prompt": "Hi", "stream": stream})
+            if stream:
+                await call.until(b"one")
+            else:
+                await asyncio.sleep(0.1)
+            call.disconnect()
+            await asyncio.wait_for(hung.wait(), 10)

@@ -17,7 +17,7 @@ from openai_server.api.registry import ENDPOINTS
 from openai_server.backends.dialects.anyserve.encode_tasks import EMBEDDING
 from openai_server.core.errors import GRPC_TO_HTTP
 from protos.contract import PRIORITY
-from scripts import fields, metrics
+from scripts import dialects, fields, metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -102,6 +102,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/api.md": {
         "endpoints": endpoints,
         "statuses": statuses,
+    },
+    "docs/backends.md": {
+        "dialects": lambda: _table(dialects.header(), dialects.rows()),
     },
     "docs/metrics.md": {
         "sidecar metrics": lambda: _table(metrics.HEADER, metrics.sidecar()),

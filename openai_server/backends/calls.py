@@ -1,18 +1,17 @@
 """Calls one backend over gRPC (KServe v2), with deadlines, cancellation, and errors as BackendError.
 
-No other module makes gRPC calls. `channel.py` opens the channels, `pool.py` manages several backends.
+`channel.py` opens the channels, `lookups.py` makes the calls that generate nothing, `pool.py` manages several backends.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 from grpc import aio
 
 from openai_server.backends import channel
@@ -20,15 +19,9 @@ from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve import poc
 from openai_server.backends.dialects.anyserve.dialect import FOREIGN_SERVERS, TRITON
 from openai_server.backends.dialects.base import AnswerReader, Call, Rpc
-from openai_server.backends.dialects.description import (
-    Description,
-    IndexEntry,
-    ServerDescription,
-    config_parameters,
-    describe,
-    index_entries,
-)
+from openai_server.backends.dialects.description import Description, IndexEntry, ServerDescription
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
+from openai_server.backends.lookups import Lookups, result_of
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import SharedStream, StreamLost, unnumbered
@@ -37,16 +30,7 @@ from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from protos import contract
-from protos.grpc_predict_v2_pb2 import (
-    ModelConfigRequest,
-    ModelInferRequest,
-    ModelInferResponse,
-    ModelMetadataRequest,
-    ModelReadyRequest,
-    RepositoryIndexRequest,
-    ServerMetadataRequest,
-    ServerReadyRequest,
-)
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 log = logging.getLogger(__name__)
@@ -58,7 +42,6 @@ READY_INTERVAL = 1.0
 NO_TIMEOUT = 3600.0
 """Seconds after which the calls on a replaced channel are cancelled, if calls have no time limit."""
 _PLAIN = Dialer()
-T = TypeVar("T")
 
 
 class Backend:
@@ -106,6 +89,7 @@ class Backend:
     def _use(self, channel: aio.Channel) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
+        self._lookups = Lookups(self._stub, self._lookup_timeout)
         self._bare_stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=ModelInferRequest.SerializeToString,
@@ -165,7 +149,7 @@ class Backend:
         server can be reached, or if the reason would not be logged."""
         if self._outages.would_log:
             try:
-                await self._lookup(self._stub.ServerReady, ServerReadyRequest())
+                await self._lookups.server_ready()
             except BackendError as error:
                 return error.message if error.status == "UNAVAILABLE" else ""
         return ""
@@ -194,7 +178,7 @@ class Backend:
     async def _is_usable(self) -> bool:
         """Whether the server can answer requests. Triton is not ready while any of its models is broken; the others
         still answer. Raises BackendError."""
-        if (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
+        if await self._lookups.server_ready():
             return True
         server = await self.server()
         return server.name == TRITON and any(entry.is_ready for entry in await self.index())
@@ -226,67 +210,28 @@ class Backend:
             if self._shared is not None and self._shared.retired:
                 self._shared = self._server = None  # another kind of server may have replaced the old one
             if self._server is None:
-                try:
-                    metadata = await self._lookup(self._stub.ServerMetadata, ServerMetadataRequest())
-                    self._server = ServerDescription(metadata.name.lower(), frozenset(metadata.extensions))
-                except BackendError as error:
-                    if error.status != "UNIMPLEMENTED":
-                        raise
-                    self._server = ServerDescription()
+                self._server = await self._lookups.server()
             return self._server
 
     async def ready(self, model: str, version: str = "") -> bool:
         """Whether the model would answer. Other models of the server may be broken."""
-        if self.is_own and not (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
+        if self.is_own and not await self._lookups.server_ready():
             return False
-        request = ModelReadyRequest(name=model, version=version)
-        try:
-            return (await self._lookup(self._stub.ModelReady, request)).ready
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-        return (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready
+        is_ready = await self._lookups.model_ready(model, version)
+        return await self._lookups.server_ready() if is_ready is None else is_ready
 
     async def index(self) -> list[IndexEntry]:
         """All models, in the backend's order, also those that are not ready."""
         try:
-            return index_entries(await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest()))
+            return await self._lookups.index()
         except BackendError as error:
             if error.status != "UNIMPLEMENTED" or (await self.server()).name not in poc.SERVERS:
                 raise
-        info = await _result(self._stub.ModelInfer, poc.info_request(), timeout=self._lookup_timeout)
-        return [IndexEntry(poc.model_name(info))]
+        return [await self._lookups.only_model()]
 
     async def describe(self, model: str, version: str = "") -> tuple[Description, Mapping[str, str]]:
         """The model, and values of contract.CONFIG_PARAMETERS as far as the backend reports them."""
-        server = await self.server()
-        metadata = await self._if_implemented(
-            self._stub.ModelMetadata, ModelMetadataRequest(name=model, version=version)
-        )
-        config = await self._if_implemented(self._stub.ModelConfig, ModelConfigRequest(name=model, version=version))
-        parameters = dict(config_parameters(config.config if config else None))
-        if server.name in poc.SERVERS and not server.is_own:
-            info = await self._if_implemented(self._stub.ModelInfer, poc.info_request())
-            parameters |= poc.parameters(info) if info else {}
-        return describe(model, version, server, metadata, config.config if config else None), parameters
-
-    async def _if_implemented(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
-        """The result of a lookup; None if the backend doesn't implement the call."""
-        try:
-            return await self._lookup(call, request)
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-            return None
-
-    async def _lookup(self, call: Callable[..., Awaitable[T]], request: Message) -> T:
-        """The result of a lookup call. A timeout counts as UNAVAILABLE."""
-        try:
-            return await _result(call, request, timeout=self._lookup_timeout)
-        except BackendError as error:
-            if error.status != "DEADLINE_EXCEEDED":
-                raise
-            raise BackendError("UNAVAILABLE", error.message) from None
+        return await self._lookups.describe(await self.server(), model, version)
 
     # ---- Inference. Cancelling the caller cancels the call, at once.
 
@@ -309,7 +254,7 @@ class Backend:
         self._n_unary += 1
         try:
             headers = aio.Metadata(*request_context.current().headers)  # faster than gRPC's conversion of a list
-            return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
+            return await result_of(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
         finally:
             self._n_unary -= 1
 
@@ -447,10 +392,3 @@ _UNSHARED = frozenset(spec.name for spec in contract.NOT_IN_STEP_BATCHES)
 
 async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
     yield request
-
-
-async def _result(call: Callable[..., Awaitable[T]], request: Message, **options: Any) -> T:
-    try:
-        return await call(request, **options)
-    except FAILURES as error:
-        raise failure_of(error, request) from None

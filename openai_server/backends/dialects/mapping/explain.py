@@ -1,6 +1,6 @@
 """The outputs of a mapping file in words, for `check` and for the table in docs/backends.md. PURE."""
 
-from openai_server.backends.dialects.mapping.schema import Output, Outputs, Text
+from openai_server.backends.dialects.mapping.schema import Output, Outputs, Reason, Text
 
 ABSENT = "not reported, and absent from responses"
 
@@ -23,6 +23,12 @@ def _reason(outputs: Outputs) -> str:
         return "derived: `length` if the token count reaches the limit, otherwise `stop`"
     if outputs.finish_reason is None:
         return "absent; in a stream, `stop` if the backend marks its end"
+    if (
+        isinstance(outputs.finish_reason, Reason)
+        and outputs.finish_reason.map
+        and not any(outputs.finish_reason.map.values())
+    ):
+        return "absent: the backend's own marks only the end"
     return _place(outputs.finish_reason)
 
 

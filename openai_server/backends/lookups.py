@@ -1,0 +1,102 @@
+"""The lookups of one server over gRPC: its readiness, its models, and their metadata."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from google.protobuf.message import Message
+
+from openai_server.backends.dialects.anyserve import poc
+from openai_server.backends.dialects.description import (
+    Description,
+    IndexEntry,
+    ServerDescription,
+    config_parameters,
+    describe,
+    index_entries,
+)
+from openai_server.backends.failures import FAILURES, failure_of
+from openai_server.core.errors import BackendError
+from protos.grpc_predict_v2_pb2 import (
+    ModelConfigRequest,
+    ModelMetadataRequest,
+    ModelReadyRequest,
+    RepositoryIndexRequest,
+    ServerMetadataRequest,
+    ServerReadyRequest,
+)
+
+if TYPE_CHECKING:
+    from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceAsyncStub
+
+T = TypeVar("T")
+
+
+async def result_of(call: Callable[..., Awaitable[T]], request: Message, **options: Any) -> T:
+    """The result of a call. Raises BackendError."""
+    try:
+        return await call(request, **options)
+    except FAILURES as error:
+        raise failure_of(error, request) from None
+
+
+class Lookups:
+    """`timeout`: seconds for each call. All methods raise BackendError."""
+
+    def __init__(self, stub: "GRPCInferenceServiceAsyncStub", timeout: float) -> None:
+        self._stub = stub
+        self._timeout = timeout
+
+    async def server_ready(self) -> bool:
+        return (await self._call(self._stub.ServerReady, ServerReadyRequest())).ready
+
+    async def server(self) -> ServerDescription:
+        metadata = await self._if_implemented(self._stub.ServerMetadata, ServerMetadataRequest())
+        if metadata is None:
+            return ServerDescription()
+        return ServerDescription(metadata.name.lower(), frozenset(metadata.extensions))
+
+    async def model_ready(self, model: str, version: str) -> bool | None:
+        """None: the server doesn't implement the call."""
+        request = ModelReadyRequest(name=model, version=version)
+        answer = await self._if_implemented(self._stub.ModelReady, request)
+        return None if answer is None else answer.ready
+
+    async def index(self) -> list[IndexEntry]:
+        """All models, in the server's order, also those that are not ready."""
+        return index_entries(await self._call(self._stub.RepositoryIndex, RepositoryIndexRequest()))
+
+    async def only_model(self) -> IndexEntry:
+        """The model of AnyServe's first server."""
+        return IndexEntry(poc.model_name(await self._call(self._stub.ModelInfer, poc.info_request())))
+
+    async def describe(
+        self, server: ServerDescription, model: str, version: str
+    ) -> tuple[Description, Mapping[str, str]]:
+        """The model, and values of contract.CONFIG_PARAMETERS as far as the server reports them."""
+        request = ModelMetadataRequest(name=model, version=version)
+        metadata = await self._if_implemented(self._stub.ModelMetadata, request)
+        answer = await self._if_implemented(self._stub.ModelConfig, ModelConfigRequest(name=model, version=version))
+        config = answer.config if answer else None
+        parameters = dict(config_parameters(config))
+        if server.name in poc.SERVERS and not server.is_own:
+            info = await self._if_implemented(self._stub.ModelInfer, poc.info_request())
+            parameters |= poc.parameters(info) if info else {}
+        return describe(model, version, server, metadata, config), parameters
+
+    async def _if_implemented(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
+        """The result of a call; None if the server doesn't implement it."""
+        try:
+            return await self._call(call, request)
+        except BackendError as error:
+            if error.status != "UNIMPLEMENTED":
+                raise
+            return None
+
+    async def _call(self, call: Callable[..., Awaitable[T]], request: Message) -> T:
+        """The result of a call. A timeout counts as UNAVAILABLE."""
+        try:
+            return await result_of(call, request, timeout=self._timeout)
+        except BackendError as error:
+            if error.status != "DEADLINE_EXCEEDED":
+                raise
+            raise BackendError("UNAVAILABLE", error.message) from None

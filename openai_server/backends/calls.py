@@ -68,7 +68,7 @@ class Backend:
             log, f"can't reach the backend {target}", f"connected to the backend {target}", time.monotonic
         )
         self._timeout = timeout
-        self._lookup_timeout = lookup_timeout
+        self._lookups = Lookups(lambda: self._stub, lookup_timeout)
         self._dial = partial(dialer.open, target, name)
         self._frequent_pings = False
         """Whether the channel sends keepalive pings at the interval of --keepalive-time, which needs the server's
@@ -90,7 +90,6 @@ class Backend:
     def _use(self, channel: aio.Channel) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
-        self._lookups = Lookups(self._stub, self._lookup_timeout)
         self._bare_stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=ModelInferRequest.SerializeToString,

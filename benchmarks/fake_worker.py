@@ -196,7 +196,9 @@ def _constants(step_batches: bool) -> dict[str, Any]:
     config.config.name = MODEL
     index = RepositoryIndexResponse()
     index.models.add(name=MODEL, version="1", state="READY")
-    extensions = set(contract.EXTENSIONS) - {contract.EXTENSION_LOAD} if step_batches else ()
+    # Without step batches, support for bundles has no effect but that chats get ChatML, as with the bundled worker.
+    own = set(contract.EXTENSIONS) - {contract.EXTENSION_LOAD}
+    extensions = own if step_batches else {contract.EXTENSION_BUNDLES}
     return {
         "ServerLive": ServerLiveResponse(live=True),
         "ServerReady": ServerReadyResponse(ready=True),

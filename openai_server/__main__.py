@@ -40,8 +40,11 @@ def run(config: Config) -> None:
             TLS(config.tls_files)
         except TLSError as error:
             raise click.ClickException(str(error)) from error
-    if config.chat_template is not None:
-        _check_template(config.chat_template)
+    for template in config.chat_template.values():
+        _check_template("--chat-template", template.path, template.source)
+    for folder in config.tokenizer.values():
+        for parameter, path in folder.template_files.items():
+            _check_template("--tokenizer", path, folder.parameters[parameter])
     try:
         hosts = addresses.usable(config.host)
         listeners = addresses.listen(hosts, config.port)
@@ -79,16 +82,16 @@ def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequen
         asyncio.run(main())
 
 
-def _check_template(source: str) -> None:
+def _check_template(option: str, path: str, source: str) -> None:
     """Raises ClickException for a template that can't be compiled."""
-    from openai_server.prompting import template_compiler  # needed only for --chat-template
+    from openai_server.prompting import template_compiler  # needed only for these two options
 
     try:
         problem = template_compiler.problem_with(source)
     except (template_compiler.CompilerFailed, OSError, subprocess.SubprocessError) as error:
-        raise click.ClickException(f"--chat-template: can't compile the chat template: {error}") from error
+        raise click.ClickException(f"{option} {path!r}: can't compile the chat template: {error}") from error
     if problem is not None:
-        raise click.ClickException(f"--chat-template: the chat template can't be compiled: {problem}")
+        raise click.ClickException(f"{option} {path!r}: the chat template can't be compiled: {problem}")
 
 
 def _greet(config: Config, hosts: Sequence[str], port: int, health_port: int) -> None:

@@ -31,6 +31,7 @@ from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.mapping.load import load
 from openai_server.backends.load_report import INTERVAL, LoadReports
+from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.sealing import Sealer
@@ -38,6 +39,7 @@ from openai_server.http.lifespan import lifespan
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry import sharing
 from openai_server.telemetry.observer import Observer
+from openai_server.tokenizing.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
     from openai_server.prompting.planner import ChatPlanner
@@ -46,15 +48,18 @@ log = logging.getLogger(__name__)
 
 PLANNING_THREADS = 2
 """Threads that render chat templates. More threads would only take the interpreter from the event loop more often."""
+TOKENIZING_THREADS = 2
+"""Threads that tokenize for models with a local tokenizer, which takes seconds for the longest texts. Chat templates
+don't wait for them."""
 MAX_PLANNED = 4096
-"""Maximum number of chats in the queue for one of these threads."""
+"""Maximum number of chats, or texts, in the queue for one of these threads."""
 CANCEL_SECONDS = 1.0
 """Seconds for cancelled requests to send their last response."""
 
 
 class App:
     """The application for `config`, with the backends of `backend`, which it closes at the end. `watches` are further
-    background tasks."""
+    background tasks. Raises BadTokenizer, BadKeys and BadItemKeys."""
 
     def __init__(
         self,
@@ -64,7 +69,6 @@ class App:
         watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
         dialects = Dialects(config.dialect, [load(path) for path in config.mapping])
-        catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias, dialects=dialects)
         self.observer = observer or Observer.of(
             log_access=config.access_log,
             tracing=tracing.wanted(config.tracing),
@@ -89,6 +93,14 @@ class App:
         threads = FairThreads(
             PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
         )
+        tokenizing = FairThreads(
+            TOKENIZING_THREADS, name="tokenizing", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
+        )
+        tokenizers = Tokenizers(config.tokenizer, tokenizing)
+        settings = model_settings(config, tokenizers)
+        catalog = Catalog(
+            backend, served=config.served_model, aliases=config.model_alias, dialects=dialects, settings=settings
+        )
         planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self._item_keys = ItemKeys(config.item_key, config.item_key_file)
@@ -103,7 +115,7 @@ class App:
             observer=self.observer,
             load_reports=LoadReports(backend),
             clock=time.time,
-            chat_template=config.chat_template,
+            tokenizers=tokenizers,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
             endpoints=tuple(
                 endpoint
@@ -156,6 +168,14 @@ class App:
         return lifespan(self._running(), receive, send)
 
 
+def model_settings(config: Config, tokenizers: Tokenizers) -> ModelSettings:
+    """The options that describe models, for the catalog."""
+    return ModelSettings(
+        {name: file.source for name, file in config.chat_template.items()},
+        {name: {**folder.parameters, **tokenizers.parameters(name)} for name, folder in config.tokenizer.items()},
+    )
+
+
 def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
     """Builds the planner. Its imports are needed only for chats."""
     from openai_server.prompting.plan import Planner
@@ -171,7 +191,6 @@ def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
     )
     planner = Planner(
         templates,
-        chat_template=config.chat_template,
         new_id=lambda: f"call_{token_hex(12)}",
         refuses_markup=config.forged_markup == "refuse",
     )

@@ -8,6 +8,7 @@ import click
 
 from openai_server.app import App
 from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.base import DEFAULT_TEMPLATE
 from openai_server.backends.directory import Model
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
@@ -15,6 +16,7 @@ from openai_server.core.errors import APIError, BackendError
 from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Sampling, Turn
 from openai_server.serving import backends
+from openai_server.tokenizing.tokenizers import BadTokenizer
 from protos import contract
 
 PROMPT = "Hello"
@@ -40,7 +42,10 @@ def run(config: Config) -> bool:
 
 async def _check(config: Config) -> bool:
     pool = backends(config)
-    app = App(config, pool)
+    try:
+        app = App(config, pool)
+    except BadTokenizer as error:
+        raise click.ClickException(f"--tokenizer: {error}.") from error
     watch = asyncio.create_task(pool.watch())
     try:
         return await _report(app, pool, app.services.catalog)
@@ -103,6 +108,8 @@ def describe(model: Model) -> Iterator[tuple[str, str]]:
 
 def _template(model: Model) -> str:
     template = model.parameters.get("chat_template")
+    if template is None and DEFAULT_TEMPLATE in model.parameters:
+        return "none: chats get ChatML"
     if template is None:
         return "none: chats get 400. Set one with --chat-template or --tokenizer"
     return f"{len(template)} characters"

@@ -1,5 +1,6 @@
 """The command-line options. Each can also be set by the environment variable OPENAI_SERVER_ plus its name."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
 from openai_server.config import METRICS_NAMES, Config, EmptyVariableOption, count, file, option, path, seconds
+from openai_server.core.model_files import EVERY_MODEL, TemplateFile, TokenizerFolder
+from openai_server.tokenizing import folder
 
 
 def _pairs(form: str) -> Callable[[click.Context, click.Parameter, Sequence[str]], dict[str, str]]:
@@ -52,13 +55,40 @@ def _check_dialects(config: Config) -> None:
         raise click.UsageError(f"--dialect: {error} is none of the dialects: {known}.") from error
 
 
-def _file_text(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"can't read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+def _templates(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, TemplateFile]:
+    templates: dict[str, TemplateFile] = {}
+    for value in values:
+        model, path = _model_and_file(value)
+        try:
+            file = TemplateFile(path, Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"can't read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+        if templates.setdefault(model, file) != file:
+            which = f"the model {model!r}" if model else "all models"
+            raise click.BadParameter(f"{which} can't have both {templates[model].path!r} and {path!r}.")
+    return templates
+
+
+def _model_and_file(value: str) -> tuple[str, str]:
+    """The model and the path in NAME=FILE; the model of a FILE alone is EVERY_MODEL."""
+    model, separator, path = value.partition("=")
+    is_named = separator and not os.path.exists(value) and (not {"/", os.sep} & {*model} or os.path.exists(path))
+    return (model, path) if is_named else (EVERY_MODEL, value)
+
+
+def _tokenizers(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, TokenizerFolder]:
+    folders: dict[str, TokenizerFolder] = {}
+    for value in values:
+        model, _separator, path = value.partition("=")
+        if not (model and path):
+            raise click.BadParameter(f"{value!r} does not have the form NAME=FOLDER.")
+        if model in folders and folders[model].path != path:
+            raise click.BadParameter(f"the model {model!r} can't have both {folders[model].path!r} and {path!r}.")
+        try:
+            folders[model] = folder.read(path)
+        except folder.BadFolder as error:
+            raise click.BadParameter(f"{error}.") from error
+    return folders
 
 
 def _endpoints(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
@@ -152,9 +182,20 @@ OPTIONS = (
     ),
     option(
         "--chat-template",
-        "File with a Jinja chat template to use instead of the models' own templates. It must compile.",
-        metavar="FILE",
-        callback=_file_text,
+        "File with a Jinja chat template to use instead of the models' own templates, or NAME=FILE for one model; "
+        "repeatable. It must compile.",
+        metavar="[NAME=]FILE",
+        callback=_templates,
+        multiple=True,
+    ),
+    option(
+        "--tokenizer",
+        "Folder in Hugging Face's form that describes a model whose backend doesn't; repeatable. It gives the chat "
+        "template, the special tokens and the context length, as far as the backend doesn't report them. With a "
+        "tokenizer.json, this server tokenizes for the model, which needs the extra `tokenizers`.",
+        metavar="NAME=FOLDER",
+        callback=_tokenizers,
+        multiple=True,
     ),
     option(
         "--forged-markup",

@@ -13,6 +13,7 @@ from anyserve_common.command_line import OptionMaker
 from anyserve_common.pem_files import PEMFiles
 from openai_server import ENVIRONMENT_PREFIX
 from openai_server.core import current_request
+from openai_server.core.model_files import TemplateFile, TokenizerFolder
 
 METRICS_NAMES = ("vllm",)
 """Servers whose names the metrics may have."""
@@ -36,7 +37,10 @@ class Config:
     served_model: tuple[str, ...] = ()
     dialect: Mapping[str, str] = field(default_factory=dict)
     mapping: tuple[Path, ...] = ()
-    chat_template: str | None = None
+    chat_template: Mapping[str, TemplateFile] = field(default_factory=dict)
+    """By model; EVERY_MODEL is the name for all others."""
+    tokenizer: Mapping[str, TokenizerFolder] = field(default_factory=dict)
+    """By model."""
     forged_markup: str = "allow"
     request_timeout: float = 600
     lookup_timeout: float = 5

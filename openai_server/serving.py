@@ -27,6 +27,7 @@ from openai_server.http.connection import connection
 from openai_server.http.forwarded import Forwarded
 from openai_server.http.server import Server
 from openai_server.http.tls import TLS, TLSError
+from openai_server.tokenizing.tokenizers import BadTokenizer
 
 SWITCH_INTERVAL = 0.001
 """Seconds after which the event loop gets the interpreter back from a thread that renders a template. Python's default,
@@ -80,6 +81,8 @@ async def _serve(
         raise click.ClickException(f"--api-key-file '{config.api_key_file}': {error}.") from error
     except BadItemKeys as error:
         raise click.ClickException(f"--item-key-file '{config.item_key_file}': {error}.") from error
+    except BadTokenizer as error:
+        raise click.ClickException(f"--tokenizer: {error}.") from error
     served = uvicorn.Config(
         app,
         interface="asgi3",

@@ -147,6 +147,11 @@ def packed(datatype: str, elements: Elements) -> Packed:
     return Packed(len(elements), contents.SerializeToString())
 
 
+def unpacked(datatype: str, elements: Packed) -> Elements:
+    """The inverse of `packed`."""
+    return list(getattr(InferTensorContents.FromString(elements.contents), _DATATYPES[datatype].contents or ""))
+
+
 def n_ids(request: ModelInferRequest, name: str) -> int:
     """Returns the number of elements of an INT32 input without converting any; 0 if it is absent or of another type."""
     for i, message in enumerate(request.inputs[:MAX_TENSORS]):

@@ -13,6 +13,7 @@ from openai_server.backends.pool import Pool
 from openai_server.core.sealing import Sealer
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
+from openai_server.tokenizing.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
     from openai_server.api.endpoint import Endpoint
@@ -34,8 +35,8 @@ class Services:
     observer: Observer
     load_reports: LoadReports
     clock: Callable[[], float]
-    chat_template: str | None
-    """Jinja source that replaces the models' own templates; None: each model has its own."""
+    tokenizers: Tokenizers
+    """Tokenizers of models whose backends have none."""
     needs_keys: Callable[[], bool]
     """Whether requests need an API key at the moment."""
     endpoints: "tuple[Endpoint, ...]"

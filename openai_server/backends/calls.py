@@ -6,8 +6,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,9 +18,10 @@ from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve import poc
 from openai_server.backends.dialects.anyserve.dialect import FOREIGN_SERVERS, TRITON
-from openai_server.backends.dialects.base import AnswerReader, Call, Rpc
+from openai_server.backends.dialects.base import Call
 from openai_server.backends.dialects.description import Description, IndexEntry, ServerDescription
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
+from openai_server.backends.lone_call import answer_into
 from openai_server.backends.lookups import Lookups, result_of
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
@@ -29,7 +30,6 @@ from openai_server.core import request_context
 from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
 from openai_server.core.load import BackendLoad
-from openai_server.core.rows import Row
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -68,7 +68,7 @@ class Backend:
             log, f"can't reach the backend {target}", f"connected to the backend {target}", time.monotonic
         )
         self._timeout = timeout
-        self._lookup_timeout = lookup_timeout
+        self._lookups = Lookups(lambda: self._stub, lookup_timeout)
         self._dial = partial(dialer.open, target, name)
         self._frequent_pings = False
         """Whether the channel sends keepalive pings at the interval of --keepalive-time, which needs the server's
@@ -90,7 +90,6 @@ class Backend:
     def _use(self, channel: aio.Channel) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
-        self._lookups = Lookups(self._stub, self._lookup_timeout)
         self._bare_stream = channel.stream_stream(
             "/inference.GRPCInferenceService/ModelStreamInfer",
             request_serializer=ModelInferRequest.SerializeToString,
@@ -288,7 +287,8 @@ class Backend:
         request = call.request
         if self._server is not None and self._server.name not in FOREIGN_SERVERS:
             _set_caller(request)
-        if self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
+        is_own = call.read_whole is not None
+        if is_own and self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
             return self._shared_stream().start(request, call.n, k, mailbox)
         return self._task(self._call_alone(call, k, mailbox)).cancel
 
@@ -339,14 +339,15 @@ class Backend:
         """A stream for one request, or a unary call whose answer arrives as a whole."""
         if self._lacks_streams and call.fallback is not None:
             call = call.fallback
-        reader = call.new_reader()
+        request = call.request
+
+        def open(requests: AsyncIterator[ModelInferRequest], is_bare: bool) -> AsyncGenerator[Any, None]:
+            return self._open(requests, self._timeout, request, self._bare_stream if is_bare else None)
+
         try:
-            if (size := call.request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
+            if (size := request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
                 raise request_too_large(size, channel.MAX_MESSAGE_BYTES)
-            async with aclosing(self._responses(call)) as responses:
-                async for response in responses:
-                    _deliver(reader, reader.read(response), call.n, k, mailbox)
-            _deliver(reader, reader.end(), call.n, k, mailbox)
+            usage = await answer_into(mailbox, k, call, open, self.infer)
         except BackendError as error:
             if error.status == "UNIMPLEMENTED" and call.fallback is not None and not self._lacks_streams:
                 self._lacks_streams = True
@@ -354,36 +355,10 @@ class Backend:
             else:
                 mailbox.fail(k, error)
         except Exception:
-            log.exception("request '%s' failed", call.request.id)
+            log.exception("request '%s' failed", request.id)
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))
         else:
-            mailbox.end(k, reader.usage)
-
-    async def _responses(self, call: Call) -> AsyncGenerator[ModelInferResponse, None]:
-        """The responses to a call of its own. Raises BackendError."""
-        request = call.request
-        if call.rpc is Rpc.UNARY:
-            yield await self.infer(request)
-            return
-        is_bare = call.rpc is Rpc.BARE_STREAM
-        method = self._bare_stream if is_bare else self._stub.ModelStreamInfer
-        async with aclosing(self._open(_only(request), self._timeout, request, method)) as responses:
-            async for response in responses:
-                if not is_bare and response.error_message:
-                    raise call.error_of(response)
-                yield response if is_bare else response.infer_response
-
-
-def _deliver(reader: AnswerReader, rows: Sequence[Row], n: int, k: int, mailbox: Mailbox) -> None:
-    """Passes on what the last response has added."""
-    if k not in mailbox.prompt_usages and (counts := reader.prompt_usage):
-        mailbox.begin(k, counts)
-    mailbox.timings = reader.timings
-    if progress := reader.take_progress():
-        mailbox.report(progress)
-    for index, token, reason, logprobs in rows:
-        mailbox.put(k * n + index, token, reason, logprobs)
-    mailbox.deliver()
+            mailbox.end(k, usage)
 
 
 def _set_caller(request: ModelInferRequest) -> None:
@@ -397,7 +372,3 @@ def _may_share(request: ModelInferRequest) -> bool:
 
 
 _UNSHARED = frozenset(spec.name for spec in contract.NOT_IN_STEP_BATCHES)
-
-
-async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
-    yield request

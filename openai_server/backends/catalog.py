@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
 from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup, split_version
+from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
 from openai_server.core.errors import (
     BackendError,
@@ -33,8 +34,8 @@ T = TypeVar("T")
 
 class Catalog(Listener):
     """The models of all backends. `served` are the models of a backend that has no RepositoryIndex; `aliases` map other
-    names to models; `clock` returns seconds from any start; `dialects` chooses the dialect of each model. Must be
-    created in the event loop that uses it."""
+    names to models; `clock` returns seconds from any start; `dialects` chooses the dialect of each model; `settings`
+    are the operator's. Must be created in the event loop that uses it."""
 
     def __init__(
         self,
@@ -44,11 +45,13 @@ class Catalog(Listener):
         aliases: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
         dialects: Dialects | None = None,
+        settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self._pool = pool
         self._dialects = dialects or Dialects()
         self._served = tuple(served)
         self._clock = clock
+        self._settings = settings
         self._directory = Directory(pool, aliases)
         self._change = asyncio.get_running_loop().create_future()
         """Future of the next change of the directory."""
@@ -79,7 +82,8 @@ class Catalog(Listener):
     # ---- Changes of backends
 
     def joined(self, member: Member) -> None:
-        self._directory.add(Inventory(member, self._served, self._changed, self._clock, self._dialects))
+        inventory = Inventory(member, self._served, self._changed, self._clock, self._dialects, self._settings)
+        self._directory.add(inventory)
 
     def left(self, member: Member) -> None:
         self._directory.remove(member)

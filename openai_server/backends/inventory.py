@@ -20,9 +20,10 @@ from typing import Any
 
 from anyserve_common import logs
 from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
-from openai_server.backends.dialects.base import Dialect
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, Dialect
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.description import Description, IndexEntry, TensorDescription
+from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
@@ -47,7 +48,7 @@ class Metadata:
     input_names: Container[str]
     """Names of its input tensors."""
     parameters: Mapping[str, str]
-    """Values of contract.CONFIG_PARAMETERS; absent is unknown."""
+    """Values of contract.CONFIG_PARAMETERS, completed by ModelSettings and with DEFAULT_TEMPLATE; absent is unknown."""
     dialect: Dialect | None = field(default=ANYSERVE, kw_only=True, compare=False)
     """None: no dialect fits the model."""
     description: Description | None = field(default=None, kw_only=True)
@@ -94,7 +95,7 @@ def split_version(name: str) -> tuple[str, str]:
 class Inventory:
     """The models of one backend. `served` are the models of a backend that has no RepositoryIndex. `changed` is called
     with the name of a model whose metadata has changed, and with None when the list has. `clock` returns seconds from
-    any start. `dialects` chooses the dialect of each model."""
+    any start. `dialects` chooses the dialect of each model. `settings` are the operator's."""
 
     def __init__(
         self,
@@ -103,6 +104,7 @@ class Inventory:
         changed: Callable[[str | None], None],
         clock: Callable[[], float] = time.monotonic,
         dialects: Dialects | None = None,
+        settings: ModelSettings = NO_SETTINGS,
     ) -> None:
         self.member = member
         self._dialects = dialects or Dialects()
@@ -127,6 +129,7 @@ class Inventory:
         self._served = tuple(served)
         self._changed = changed
         self._clock = clock
+        self._settings = settings
         self._last_names: tuple[str, ...] = ()
         self._last_until = float("-inf")
         self._lookups: dict[str | None, Lookup] = {}
@@ -325,6 +328,9 @@ class Inventory:
         parameters = {key: sys.intern(value) for key, value in reported.items()}
         if dialect is not None:
             parameters = {**dialect.parameters, **parameters}
+        if description.server.is_own:
+            parameters[DEFAULT_TEMPLATE] = CHATML_BY_DEFAULT
+        parameters = self._settings.applied(name, parameters)
         input_names = dialect.input_names if dialect is not None else description.input_names
         reason = recognized.reason if recognized else ""
         metadata = Metadata(input_names, parameters, dialect=dialect, description=description, reason=reason)

@@ -42,11 +42,16 @@ async def result_of(call: Callable[..., Awaitable[T]], request: Message, **optio
 
 
 class Lookups:
-    """`timeout`: seconds for each call. All methods raise BackendError."""
+    """`current_stub` returns the stub of the open channel, which may be replaced between two calls. `timeout`: seconds
+    for each call. All methods raise BackendError."""
 
-    def __init__(self, stub: "GRPCInferenceServiceAsyncStub", timeout: float) -> None:
-        self._stub = stub
+    def __init__(self, current_stub: "Callable[[], GRPCInferenceServiceAsyncStub]", timeout: float) -> None:
+        self._current_stub = current_stub
         self._timeout = timeout
+
+    @property
+    def _stub(self) -> "GRPCInferenceServiceAsyncStub":
+        return self._current_stub()
 
     async def server_ready(self) -> bool:
         return (await self._call(self._stub.ServerReady, ServerReadyRequest())).ready

@@ -102,6 +102,19 @@ class TaskNotSupported(InvalidRequest):
         )
 
 
+class NoChatTemplate(TaskNotSupported):
+    """A chat with a model whose chat template is unknown."""
+
+    def __init__(self) -> None:
+        InvalidRequest.__init__(
+            self,
+            "This model can't chat: its backend reports no chat template. Completions work. The server's options "
+            "--chat-template NAME=FILE and --tokenizer NAME=FOLDER set a template.",
+            param="model",
+            code="unsupported_task",
+        )
+
+
 class UnknownDialect(InvalidRequest):
     """No dialect fits the model's tensors."""
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from openai_server.backends.dialects.base import ServerInputs
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, ServerInputs
 from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core.best_effort import without_schemas
-from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.errors import InvalidRequest, NoChatTemplate, UnsupportedParameter
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
 from openai_server.core.tools import Tool, ToolUse
 from openai_server.core.turn import NO_GUIDE, Turn
@@ -57,21 +57,19 @@ class Plan:
 
 
 class Planner:
-    """`chat_template` replaces the models' own templates. `new_id` creates the ids of tool calls. `refuses_markup`:
-    refuse a chat with markup in its fields if the backend has no input for plain spans."""
+    """`new_id` creates the ids of tool calls. `refuses_markup`: refuse a chat with markup in its fields if the backend
+    has no input for plain spans."""
 
     def __init__(
         self,
         templates: Templates,
         *,
-        chat_template: str | None,
         new_id: Callable[[], str],
         refuses_markup: bool = False,
     ) -> None:
         self._templates = templates
         self._refuses_markup = refuses_markup
         self._markup = lru_cache(maxsize=16)(self._make_markup)
-        self._chat_template = chat_template
         self._new_id = new_id
 
     def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
@@ -146,11 +144,15 @@ class Planner:
         return self._render(turn, use, template, parameters, input_names)
 
     def template_for(self, turn: Turn, parameters: Mapping[str, str]) -> str:
-        """The source of the template that `plan` and `prompt` render."""
+        """The source of the template that `plan` and `prompt` render. Raises NoChatTemplate."""
         return self._template(turn.tool_use, parameters)
 
     def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
-        return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
+        if source := source_for(parameters, tools=use is not None):
+            return source
+        if parameters.get(DEFAULT_TEMPLATE) == CHATML_BY_DEFAULT:
+            return CHATML
+        raise NoChatTemplate
 
     def _render(
         self,

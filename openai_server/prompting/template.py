@@ -30,7 +30,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""The template for a model without one."""
+"""The template for a model of a server with the contract's extensions that has none."""
 TEMPLATE_FAILED = "chat_template_failed"
 """The code of errors that a template causes."""
 CHATML_END = "<|im_end|>"

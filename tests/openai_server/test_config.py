@@ -8,6 +8,7 @@ from anyserve_common.pem_files import PEMFiles
 from openai_server import __version__
 from openai_server.cli import OPTIONS, command
 from openai_server.config import Config
+from openai_server.core.model_files import EVERY_MODEL, TemplateFile
 
 
 @pytest.fixture
@@ -90,7 +91,68 @@ def test_an_option_or_its_variable_sets_its_field(
 def test_the_chat_template_file_is_read(configs: list[Config], tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("é", encoding="utf-8")
     run(configs, "--chat-template", str(tmp_path / "t.jinja"))
-    assert configs[0].chat_template == "é"
+    assert configs[0].chat_template == {EVERY_MODEL: TemplateFile(str(tmp_path / "t.jinja"), "é")}
+
+
+def test_a_model_can_have_a_chat_template_of_its_own(
+    configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    for name in ("all", "x=y", "a=b/c", "e=f"):
+        (tmp_path / name).write_text(name)
+    values = ("all", "tiny=x=y", "x=y", "org/big=a=b/c", "tiny@2=e=f", "tiny@2=e=f")
+    for args, env in (
+        ([part for value in values if value != "x=y" for part in ("--chat-template", value)], {}),
+        ([], {"OPENAI_SERVER_CHAT_TEMPLATE": "all tiny=x=y org/big=a=b/c tiny@2=e=f"}),
+        (["--chat-template", "x=y"], {}),  # an existing file
+        (["--chat-template", "a=b/c"], {}),
+    ):
+        result = run(configs, *args, env=env)
+        assert result.exit_code == 0, result.output
+    named = {"": "all", "tiny": "x=y", "org/big": "a=b/c", "tiny@2": "e=f"}
+    files = [{model: file.path for model, file in config.chat_template.items()} for config in configs]
+    assert files == [named, named, {"": "x=y"}, {"": "a=b/c"}]
+
+
+def test_a_model_can_have_a_folder_that_describes_it(configs: list[Config], tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("T")
+    result = run(configs, "--tokenizer", f"tiny={tmp_path}", "--tokenizer", f"org/a={tmp_path}")
+    assert result.exit_code == 0, result.output
+    folders = configs[0].tokenizer
+    assert [(name, folder.path) for name, folder in folders.items()] == [
+        ("tiny", str(tmp_path)),
+        ("org/a", str(tmp_path)),
+    ]
+    assert folders["tiny"].parameters == {"chat_template": "T"}
+
+
+def test_a_file_for_a_model_that_cannot_be_used_is_reported_with_its_problem(
+    configs: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.jinja").touch()
+        (tmp_path / name / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "tokenizer_config.json").write_text("{")
+    for option, values, problem in (
+        ("--chat-template", ["m=none.jinja"], "can't read 'none.jinja': No such file or directory."),
+        ("--chat-template", ["x/m=none.jinja"], "can't read 'x/m=none.jinja': No such file or directory."),
+        ("--chat-template", ["a"], "can't read 'a': Is a directory."),
+        ("--chat-template", ["a.jinja", "b.jinja"], "all models can't have both 'a.jinja' and 'b.jinja'."),
+        ("--chat-template", ["m=a.jinja", "m=b.jinja"], "the model 'm' can't have both 'a.jinja' and 'b.jinja'."),
+        ("--tokenizer", ["m"], "'m' does not have the form NAME=FOLDER."),
+        ("--tokenizer", ["=a"], "'=a' does not have the form NAME=FOLDER."),
+        ("--tokenizer", ["m=a", "m=b"], "the model 'm' can't have both 'a' and 'b'."),
+        ("--tokenizer", ["m=none"], "'none' is not a folder."),
+        ("--tokenizer", ["m=bad"], "'bad/tokenizer_config.json' is not JSON: "),
+    ):
+        result = run(configs, *(part for value in values for part in (option, value)))
+        assert (result.exit_code, configs, result.output.count("\n")) == (2, [], 1)
+        assert result.output.startswith(f"Error: Invalid value for '{option}' (env var: '")
+        assert problem in result.output
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ TEMPLATE = (
     "{% if enable_thinking %}<think>{% endif %}"
 )
 TEMPLATES = Templates(clock=time.thread_time, now=partial(datetime, 2026, 3, 4), seconds=0.5, characters=5000)
-PLANNER = Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1")
+PLANNER = Planner(TEMPLATES, new_id=lambda: "call_1")
 
 # ---- Bodies of HTTP requests
 

@@ -196,7 +196,7 @@ async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 
 class FakeWorker(GRPCInferenceServiceServicer):
     """A scripted backend. `models` None: it has no RepositoryIndex. `unimplemented` names further calls that it
-    lacks."""
+    lacks. `foreign`: it reports no extension of the contract."""
 
     STEP_BATCHES = False
     """Whether workers offer step batches if their test doesn't set it; the fixture `both_kinds_of_stream` does."""
@@ -213,7 +213,9 @@ class FakeWorker(GRPCInferenceServiceServicer):
         ready: bool = True,
         step_batches: bool | None = None,
         load: Sequence[int] | None = None,
+        foreign: bool = False,
     ) -> None:
+        self.foreign = foreign
         self.step_batches = self.STEP_BATCHES if step_batches is None else step_batches
         self.load = load
         """Values of contract.LOAD_OUTPUTS; None: it doesn't report its load."""
@@ -249,10 +251,11 @@ class FakeWorker(GRPCInferenceServiceServicer):
 
     async def ServerMetadata(self, request: ServerMetadataRequest, context: Context) -> ServerMetadataResponse:
         await self._check("ServerMetadata", "", context)
-        extensions = [contract.EXTENSION_STEP_BATCHES] if self.step_batches else []
+        # Without step batches, support for bundles marks it as a server of the contract, and changes nothing else.
+        extensions = [contract.EXTENSION_STEP_BATCHES if self.step_batches else contract.EXTENSION_BUNDLES]
         if self.load is not None:
             extensions.append(contract.EXTENSION_LOAD)
-        return ServerMetadataResponse(name="fake", extensions=extensions)
+        return ServerMetadataResponse(name="fake", extensions=[] if self.foreign else extensions)
 
     async def ModelStatistics(self, request: ModelStatisticsRequest, context: Context) -> ModelStatisticsResponse:
         return ModelStatisticsResponse()

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from openai_server.app import App
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
+from openai_server.core.model_files import EVERY_MODEL, TemplateFile
 from openai_server.serving import backends
 from openai_server.telemetry.observer import Observer
 from tests.openai_server.exchange import FakeExchange
@@ -182,6 +183,11 @@ class Sidecar:
     async def chat(self, *messages: dict[str, Any], **body: object) -> Reply:
         chat = list(messages) or [{"role": "user", "content": "hi"}]
         return await self.send("POST", "/v1/chat/completions", {"messages": chat, **body})
+
+
+def for_all(source: str) -> dict[str, TemplateFile]:
+    """Returns the value of `chat_template` with this source for all models."""
+    return {EVERY_MODEL: TemplateFile("template.jinja", source)}
 
 
 @asynccontextmanager

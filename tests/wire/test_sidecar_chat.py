@@ -6,7 +6,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from protos import contract
 from tests.shapes import exact
 from tests.wire.fake_worker import FakeWorker, answers, inputs_of, last_token, message, streams, token, whole
-from tests.wire.sidecar import Sidecar, running
+from tests.wire.sidecar import Sidecar, for_all, running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
@@ -83,7 +83,7 @@ async def test_chatml_stops_at_the_end_of_the_turn() -> None:
 
 async def test_an_operators_template_overrides_the_models() -> None:
     worker = FakeWorker(parameters=METADATA)
-    async with running(worker, chat_template="{{ messages[0].content }}!") as sidecar:
+    async with running(worker, chat_template=for_all("{{ messages[0].content }}!")) as sidecar:
         assert await prompt_of(worker, sidecar, {"role": "user", "content": "a"}) == "a!"
 
 

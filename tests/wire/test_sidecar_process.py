@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.openai_server.tokenizing.vocabularies import byte_level, folder_with
 from tests.ops.client import get, post
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last_token, serving, streams, token
@@ -285,6 +287,48 @@ async def test_a_port_in_use_is_one_clear_line(workers: int) -> None:
         _, output = await asyncio.wait_for(process.communicate(), TIMEOUT)
     assert output.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"
     assert process.returncode == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("problem", ["no JSON", "no package"])
+async def test_a_tokenizer_that_cannot_be_used_is_reported_with_its_file(
+    problem: str, workers: int, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    environment = dict(os.environ)
+    if problem == "no package":
+        (tmp_path / "tokenizers.py").write_text("raise ImportError('not installed')")
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{os.getcwd()}"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "openai_server", "--port", "0", "--workers", str(workers)),
+        *("--tokenizer", f"tiny={tmp_path}"),
+        stderr=PIPE,
+        env=environment,
+    )
+    _, output = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    text = {
+        "no JSON": "can't be loaded: ",
+        "no package": "needs the package `tokenizers`, which the extra `tokenizers` installs: not installed.",
+    }[problem]
+    assert f"Error: --tokenizer: '{tmp_path}/tokenizer.json' {text}" in output.decode()
+    assert b"Traceback" not in output
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_each_process_tokenizes_for_a_model(workers: int, tmp_path: Path) -> None:
+    folder_with(byte_level(), tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("<|user|>{{ messages[0].content }}")
+    async with (
+        serving(FakeWorker(foreign=True)) as worker_port,
+        sidecar(worker_port, "--tokenizer", f"tiny={tmp_path}", workers=workers) as running,
+    ):
+        for _ in range(2 * workers):  # each on a new connection, so that any process may serve it
+            async with client(running.port) as openai:
+                chat = await openai.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "hi"}])
+                assert chat.choices[0].message.content == "<|user|>hi"
+                count = await openai.responses.input_tokens.count(model="tiny", input="hi")
+                assert count.input_tokens == 3
 
 
 async def fetch(port: int, path: str) -> tuple[int, bytes]:

@@ -19,7 +19,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.examples import examples
 from tests.shapes import exact
 from tests.wire.fake_worker import FakeWorker, Infer, Refusal, hangs, inputs_of, message, refuses
-from tests.wire.sidecar import Sidecar, running
+from tests.wire.sidecar import Sidecar, for_all, running
 
 EVERYTHING = {spec.name for task in contract.TASKS.values() for spec in task.inputs}
 
@@ -259,7 +259,7 @@ async def test_tokenizer_info_has_what_the_backend_reports() -> None:
 
 
 async def test_tokenizer_info_has_the_template_that_replaces_the_models_own() -> None:
-    async with running(worker(chat_template="T"), chat_template="other") as sidecar:
+    async with running(worker(chat_template="T"), chat_template=for_all("other")) as sidecar:
         assert (await sidecar.get("/tokenizer_info")).json == {"chat_template": "other"}
 
 

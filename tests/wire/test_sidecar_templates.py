@@ -116,15 +116,19 @@ async def test_constants_are_not_evaluated_while_compiling(bomb: str) -> None:
 
 @pytest.mark.slow
 async def test_an_operators_template_that_cant_be_compiled_is_refused_at_startup(tmp_path: Path) -> None:
-    path = tmp_path / "template.jinja"
-    for name in ("a syntax error", "256 KiB of outputs", "128 KiB of outputs"):
+    path = tmp_path / "chat_template.jinja"
+    for name, option, value in (
+        ("a syntax error", "--chat-template", str(path)),
+        ("256 KiB of outputs", "--chat-template", f"tiny={path}"),
+        ("128 KiB of outputs", "--tokenizer", f"tiny={tmp_path}"),
+    ):
         source, problem = REFUSED[name]
         path.write_text(source)
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "openai_server", "--port", "0", "--chat-template", str(path)),
+            *(sys.executable, "-m", "openai_server", "--port", "0", option, value),
             stderr=asyncio.subprocess.PIPE,
         )
         _, output = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 1
-        assert output.decode().startswith("Error: --chat-template: the chat template can't be compiled: ")
+        assert output.decode().startswith(f"Error: {option} {str(path)!r}: the chat template can't be compiled: ")
         assert problem in output.decode()

@@ -57,10 +57,8 @@ class TokenizerInfo(Struct, kw_only=True):
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
-def tokenizer_info(
-    parameters: Mapping[str, str], context_length: int | None, chat_template: str | None
-) -> TokenizerInfo:
-    """`parameters` are those that the backend reports. `chat_template` replaces the model's own."""
+def tokenizer_info(parameters: Mapping[str, str], context_length: int | None) -> TokenizerInfo:
+    """`parameters` are those of a directory.Model."""
     info = TokenizerInfo()
     for name in _TOKENS:
         setattr(info, name, parameters.get(name, UNSET))
@@ -68,7 +66,7 @@ def tokenizer_info(
         info.add_bos_token = adds_bos == "true"
     if context_length is not None:
         info.model_max_length = context_length
-    if template := chat_template or parameters.get("chat_template"):
+    if template := parameters.get("chat_template"):
         info.chat_template = template
     return info
 

@@ -18,7 +18,7 @@ async def prompt_length(task: Task, turn: Turn) -> int:
     """Tokens of the prompt of a turn with messages: the number that generation would report for the same turn.
 
     The prompt is rendered and tokenized as for generation, with its tools, template options and plain spans. Raises
-    APIError, also if the backend can't tokenize.
+    APIError, also if neither the backend nor this server can tokenize.
     """
     field = turn.name("prompt")
     options = TokenizeOptions(add_special=False, names={"text": field, "add_special": field})
@@ -27,8 +27,11 @@ async def prompt_length(task: Task, turn: Turn) -> int:
         prompt = await task.services.planner.prompt(
             turn, model.parameters, model.input_names, caller=task.context.caller
         )
-        call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
-        [(length, first)] = await task.infer([call], model, decode.length)
+        if tokenizer := task.services.tokenizers.get(model.parameters):
+            length, first = await tokenizer.length(prompt.text, prompt.plain, options, caller=task.context.caller)
+        else:
+            call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
+            [(length, first)] = await task.infer([call], model, decode.length)
         return length + _lacks_bos(length, first, model.parameters)
 
     params = {spec.name: field for spec in (contract.TEXT_TO_TOKENIZE, contract.PLAIN_SPANS)}

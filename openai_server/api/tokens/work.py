@@ -34,8 +34,14 @@ async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | Prom
             )
         else:
             prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
-        call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
-        [(ids, pieces)] = await task.infer([call], model, decode.tokens)
+        if tokenizer := services.tokenizers.get(model.parameters):
+            encoded = await tokenizer.tokens(
+                prompt.text, prompt.plain, options, context_length=model.context_length, caller=task.context.caller
+            )
+        else:
+            call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
+            [encoded] = await task.infer([call], model, decode.tokens)
+        ids, pieces = encoded
         if len(ids) > MANY_TOKENS:
             return await services.threads.run(
                 task.context.caller, answer.tokens, request, ids, pieces, model.context_length
@@ -50,8 +56,11 @@ async def detokenize(task: Task, request: DetokenizeRequest) -> DetokenizedText:
     """Raises APIError."""
 
     async def work(model: Model) -> DetokenizedText:
-        call = encode_tasks.detokenize(request.tokens, task.target(model))
-        [text] = await task.infer([call], model, decode.text)
+        if tokenizer := task.services.tokenizers.get(model.parameters):
+            text = await tokenizer.text(request.tokens, caller=task.context.caller)
+        else:
+            call = encode_tasks.detokenize(request.tokens, task.target(model))
+            [text] = await task.infer([call], model, decode.text)
         return DetokenizedText(text, text)
 
     return await task.perform(contract.TASK_DETOKENIZE, request.model, work, encode_tasks.DETOKENIZE_PARAMS)
@@ -82,6 +91,6 @@ def tokenizer_info(services: Services) -> Handler:
             model = await services.catalog.resolve(query_of(context).get("model"))
         except BackendError as error:
             raise from_backend(error, {}) from error
-        return JSONResponse(answer.tokenizer_info(model.parameters, model.context_length, services.chat_template))
+        return JSONResponse(answer.tokenizer_info(model.parameters, model.context_length))
 
     return handle

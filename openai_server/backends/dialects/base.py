@@ -23,6 +23,11 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, Mo
 ServerInputs = Mapping[TensorSpec, tensors.Elements]
 """Inputs of the contract that the server sets. They replace those that the client set."""
 
+DEFAULT_TEMPLATE = "default_chat_template"
+"""Parameter of a model, set by this server: the chat template of a model that reports none. Absent: it can't chat."""
+CHATML_BY_DEFAULT = "chatml"
+"""The only value of DEFAULT_TEMPLATE, for models of servers with the contract's extensions."""
+
 
 class Rpc(Enum):
     """The call that generates."""

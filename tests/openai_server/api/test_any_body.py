@@ -34,7 +34,6 @@ TEMPLATE = (
 )
 PLANNER = Planner(
     Templates(clock=time.thread_time, now=partial(datetime, 2026, 3, 4), seconds=5, characters=100_000),
-    chat_template=None,
     new_id=lambda: "call_1",
 )
 

@@ -35,12 +35,14 @@ class FakeThreads:
 
 
 class FakeTask:
-    """Returns `results` instead of calling the backend."""
+    """Returns `results` instead of calling the backend. `tokenizer` is the model's local one."""
 
-    def __init__(self, *results: Any) -> None:
+    def __init__(self, *results: Any, tokenizer: Any = None) -> None:
         self.id = "id"
         self.context = SimpleNamespace(caller="caller")
-        self.services = SimpleNamespace(planner=FakePlanner(), threads=FakeThreads())
+        self.services = SimpleNamespace(
+            planner=FakePlanner(), threads=FakeThreads(), tokenizers=SimpleNamespace(get=lambda _: tokenizer)
+        )
         self.calls: Sequence[Any] = ()
         self.performed: tuple[str, str | None] | None = None
         self._results = list(results)

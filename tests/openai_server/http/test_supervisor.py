@@ -9,6 +9,7 @@ import click
 import pytest
 
 from openai_server.config import Config
+from openai_server.core.model_files import TemplateFile
 from openai_server.http.supervisor import Supervisor
 
 pytestmark = pytest.mark.slow
@@ -74,11 +75,11 @@ async def test_a_dead_process_is_replaced_after_a_growing_pause(
 
 
 async def test_all_processes_get_the_socket_and_the_configuration(listener: socket.socket) -> None:
-    config = Config(model_alias={"a": "b"}, chat_template="{{ messages }}" * 100_000)
+    config = Config(model_alias={"a": "b"}, chat_template={"": TemplateFile("file", "{{ messages }}" * 100_000)})
     code = """
 config = pickle.load(sys.stdin.buffer)
 connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
-connection.sendall(b"%d %d" % (os.getpid(), len(config.chat_template)))
+connection.sendall(b"%d %d" % (os.getpid(), len(config.chat_template[''].source)))
 connection.close()
 """
     supervisor = Supervisor(2, config, [listener], program=child(code + SERVES))

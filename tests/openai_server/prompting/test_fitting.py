@@ -143,7 +143,7 @@ NO_CALLS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking", "llama-cpp-deepseek-r1"}
 
 @cache
 def planner() -> Planner:
-    return Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1")
+    return Planner(TEMPLATES, new_id=lambda: "call_1")
 
 
 def prompt(name: str, messages: Sequence[Message]) -> str:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 Json = dict[str, Any]
 
 TEMPLATES = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1 << 20)
-PLANNER = Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_new")
+PLANNER = Planner(TEMPLATES, new_id=lambda: "call_new")
 TOKEN = re.compile(
     r"<\|[a-zA-Z_/]+\|>|<｜[^｜<>]+｜>|<\|?/?[a-z_]+(?::[a-z_]+)?\|?>|\[/?[A-Z_]{2,}\]|◁/?think▷|<[a-z]+of[a-z_]+>"
 )

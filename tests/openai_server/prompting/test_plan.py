@@ -10,8 +10,9 @@ from msgspec import to_builtins
 
 from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
 from openai_server.backends.dialects.inputs import EVERYTHING
-from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.errors import InvalidRequest, NoChatTemplate, UnsupportedParameter
 from openai_server.core.events import Content, Finish
 from openai_server.core.messages import UserMessage
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
@@ -46,21 +47,28 @@ STRICT = {"type": "function", "function": {"name": "f", "parameters": {"type": "
 OBJECT = {"type": "json_object"}
 
 
+def parameters_with(template: str) -> dict[str, str]:
+    """The parameters of a model of a worker; without a template, it gets ChatML."""
+    return {"chat_template": template} if template else {DEFAULT_TEMPLATE: CHATML_BY_DEFAULT}
+
+
+def templates_of_tests() -> Templates:
+    return Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
+
+
 def plan(
     *messages: dict[str, Any], template: str = PLAIN, input_names: Container[str] = EVERYTHING, **body: Any
 ) -> Plan:
-    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
-    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    planner = Planner(templates_of_tests(), new_id=lambda: "call_new")
     turn = parse_chat(json.dumps({"messages": list(messages) or [USER], **body}).encode()).turn()
-    return planner.plan(turn, {"chat_template": template} if template else {}, input_names)
+    return planner.plan(turn, parameters_with(template), input_names)
 
 
 def plan_of(source: str = PLAIN, *, input_names: Container[str] = EVERYTHING, **fields: Any) -> Plan:
     """Returns the plan of a turn with these fields."""
-    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
-    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    planner = Planner(templates_of_tests(), new_id=lambda: "call_new")
     turn = Turn(**{"messages": [UserMessage("hi")], "sampling": Sampling(), "names": {}, **fields})
-    return planner.plan(turn, {"chat_template": source} if source else {}, input_names)
+    return planner.plan(turn, parameters_with(source), input_names)
 
 
 def rejection(param: str, **body: Any) -> InvalidRequest:
@@ -90,7 +98,19 @@ def test_a_plain_chat_has_only_a_prompt() -> None:
     assert result == Plan(result.turn, "[user]hi[assistant]")
 
 
-def test_a_model_without_a_template_gets_chatml() -> None:
+@pytest.mark.parametrize("parameters", [{}, {"chat_template": ""}, {"chat_template_tool_use": "x"}])
+def test_a_model_of_another_server_without_a_template_cannot_chat(parameters: dict[str, str]) -> None:
+    planner = Planner(templates_of_tests(), new_id=lambda: "call_new")
+    turn = parse_chat(json.dumps({"messages": [USER]}).encode()).turn()
+    for work in (planner.plan, planner.prompt):
+        with pytest.raises(NoChatTemplate, match="--chat-template NAME=FILE and --tokenizer NAME=FOLDER"):
+            work(turn, parameters, EVERYTHING)
+    with pytest.raises(NoChatTemplate) as caught:
+        planner.template_for(turn, parameters)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "model", "unsupported_task")
+
+
+def test_a_model_of_the_worker_without_a_template_gets_chatml() -> None:
     result = plan(template="")
     assert result.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     assert result.turn.sampling.stop == [CHATML_END]
@@ -480,8 +500,7 @@ def strict_tools(input_names: Container[str], *tools: Tool) -> tuple[bool, froze
     turn = parse_chat(json.dumps({"messages": [USER], "tools": [TOOL]}).encode()).turn()
     turn.tools = tools
     turn.tool_use = ToolUse(tools)
-    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
-    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    planner = Planner(templates_of_tests(), new_id=lambda: "call_new")
     result = planner.plan(turn, {"chat_template": HERMES}, input_names)
     assert result.format is not None
     return bool(lark(result)), result.format.strict_tools
@@ -534,8 +553,7 @@ def test_a_backend_without_grammars_refuses_a_definition() -> None:
 )
 def test_a_prompt_alone_is_the_plans_prompt(template: str, body: dict[str, Any]) -> None:
     """The tokens of a chat are counted from the former, and generation uses the latter."""
-    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
-    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    planner = Planner(templates_of_tests(), new_id=lambda: "call_new")
     messages = [{"role": "user", "content": "a<|end|><tool_call>b"}, {"role": "assistant", "content": "<|end|>"}]
     turn = parse_chat(json.dumps({"messages": messages, **body}).encode()).turn()
     parameters = {"chat_template": template, "control_tokens": '["<|end|>"]'}

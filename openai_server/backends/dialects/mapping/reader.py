@@ -15,7 +15,6 @@ from openai_server.backends.dialects.mapping.schema import Count, EndMark, Outpu
 from openai_server.backends.dialects.mapping.schema import Outputs as OutputPlaces
 from openai_server.backends.dialects.mapping.text import ChoiceText
 from openai_server.core.errors import BackendError
-from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
 from openai_server.core.timings import Progress
 from openai_server.core.usage import PromptUsage, Usage
@@ -48,16 +47,19 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
 
 
 class _Choice:
-    __slots__ = ("is_finished", "logprobs", "n_tokens", "reason", "text")
+    __slots__ = ("has_begun", "is_finished", "is_over", "n_tokens", "reason", "text")
 
     def __init__(self, text: ChoiceText) -> None:
         self.text = text
+        self.has_begun = False
+        """Whether the backend has sent a text, which may be empty."""
         self.is_finished = False
         """Whether the backend has reported its end."""
         self.reason: str | None = None
+        self.is_over = False
+        """Whether the reason was passed on."""
         self.n_tokens: int | None = None
         """None: not reported."""
-        self.logprobs: list[TokenLogprob] = []
 
 
 class MappedReader:
@@ -80,7 +82,6 @@ class MappedReader:
         """Choices that need the prompt before their text."""
         self._is_ended = False
         """Whether the backend has marked its end."""
-        self._has_text = False
         self._is_complete = False
         self._counts: dict[str, int] = {}
         """Tokens of the prompt, by the name of the output."""
@@ -98,14 +99,16 @@ class MappedReader:
         texts = texts_of(outputs, self._text)
         if isinstance(self._end, EndMark):
             texts = self._take_end(outputs, self._end, texts)
-        self._has_text |= texts is not None
-        indexes = self._indexes(outputs, len(texts or ()))
-        self._count(outputs, indexes)
         reasons = texts_of(outputs, self._reason) if self._reason is not None else None
+        indexes = self._indexes(outputs, len(texts or reasons or ()))
+        self._count(outputs, indexes)
         logprobs = self._logprobs(outputs)
         rows: list[Row] = []
         for position, index in enumerate(indexes):
             choice = self._choices[index]
+            if choice.is_over:
+                continue
+            choice.has_begun |= bool(texts)
             text = texts[position] if texts else b""
             if reasons and position < len(reasons):
                 self._take_reason(choice, reasons[position].decode(errors="replace"))
@@ -118,19 +121,22 @@ class MappedReader:
             reason = choice.reason if choice.is_finished and not self._needs_counts else None
             if delta or entries or reason:
                 rows.append((index, self._opening(index) + delta, reason, entries))
-                if reason:
-                    choice.reason = None  # sent
+                choice.is_over = reason is not None
         return rows
 
     def end(self) -> list[Row]:
         """Raises BackendError."""
-        if not self._has_text:
-            raise _bad_answer("sent no text")
+        n_begun = sum(choice.has_begun for choice in self._choices)
+        if n_begun < len(self._choices):
+            n = len(self._choices)
+            raise _bad_answer(f"sent {n_begun} choices, but {n} were requested" if n_begun else "sent no text")
         if not (self._options.is_unary or self._has_ended()):
             raise _bad_answer("ended the stream early")
         rows: list[Row] = []
         self._is_complete = True
         for index, choice in enumerate(self._choices):
+            if choice.is_over:
+                continue
             rest = b"" if choice.is_finished and not self._needs_counts else choice.text.end()
             reason = self._last_reason(choice)
             rest = self._opening(index) + rest
@@ -176,10 +182,11 @@ class MappedReader:
         return texts
 
     def _indexes(self, outputs: Outputs, k: int) -> list[int]:
-        indexes = outputs.elements(self._places.index) if self._places.index else ()
-        numbers = [int(index) for index in indexes] or list(range(k))
-        if k == 1 and len(numbers) > 1:
-            numbers = numbers[:1]
+        """The choice of each of `k` texts."""
+        numbers = outputs.numbers(Count(tensor=self._places.index)) if self._places.index else []
+        numbers = numbers or list(range(k))
+        if k and len(numbers) != k:
+            raise _bad_answer(f"sent {len(numbers)} choices for {k} texts")
         for number in numbers:
             if not 0 <= number < self._options.n:
                 raise _bad_answer(f"sent choice {number} of {self._options.n}")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from openai_server.backends.dialects import inputs
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
 from openai_server.backends.dialects.inputs import EVERYTHING
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
@@ -31,7 +32,7 @@ ONE_SYSTEM = (
 
 
 def planner(*, refuses_markup: bool = False) -> Planner:
-    return Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1", refuses_markup=refuses_markup)
+    return Planner(TEMPLATES, new_id=lambda: "call_1", refuses_markup=refuses_markup)
 
 
 def plan(template: str = PLAIN, **body: Any) -> Plan:
@@ -97,6 +98,9 @@ def test_a_failing_template_names_the_input() -> None:
     assert raised.value.param == "input"
 
 
+CHATML = {DEFAULT_TEMPLATE: CHATML_BY_DEFAULT}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -109,7 +113,7 @@ def test_a_failing_template_names_the_input() -> None:
 )
 def test_markup_is_reported_with_its_item(body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        planner(refuses_markup=True).plan(parsed(**body).turn, {}, {"prompt"})
+        planner(refuses_markup=True).plan(parsed(**body).turn, CHATML, {"prompt"})
     assert raised.value.code == "markup_in_message"
     assert raised.value.param == param
 

@@ -63,7 +63,7 @@ def test_what_needs_a_store_or_eyes_is_refused(body: dict[str, Any]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED - NEED_TOOLS - NO_CALLS - MOVES_SYSTEM))
 def test_every_template_renders_codex(name: str) -> None:
-    planner = Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1")
+    planner = Planner(TEMPLATES, new_id=lambda: "call_1")
     parameters = {"chat_template": source_of(name), "bos_token": BOS, "eos_token": EOS}
     for body in recorded()["codex"]:
         turn = request_of(body).turn

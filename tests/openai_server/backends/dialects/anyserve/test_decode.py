@@ -13,7 +13,7 @@ from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import ChoiceDecoders
 from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage, total, total_prompt
-from protos import contract
+from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
 from tests.wire.fake_worker import last_token, message, token, whole
 
@@ -365,3 +365,35 @@ def test_the_best_choices_have_the_highest_mean_log_probability() -> None:
     assert chosen.usage == decoded.usage
     timings = Timings(Usage(1, 6, None), 3, 1.0, 2.0)
     assert best(replace(decoded, timings=timings), 2).timings == timings
+
+
+# ---- Other backends with this contract
+
+
+@pytest.mark.parametrize("datatype", ["UINT32", "INT64", "UINT64", "INT16"])
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_counts_of_any_integer_type_and_rank_are_read(datatype: str, shape: tuple[int, ...]) -> None:
+    response = message((contract.TEXT, [b"a"]), (contract.COMPLETION_TOKENS, [2]), raw=True)
+    response.outputs.add(name="prompt_tokens", datatype=datatype, shape=shape)
+    response.raw_output_contents.append(tensors.to_raw(datatype, [7]))
+    assert answer(response, 1).usage == Usage(7, 2, None)
+
+
+def test_a_text_as_a_count_is_an_error() -> None:
+    response = message((contract.TEXT, [b"a"]))
+    response.outputs.add(name="prompt_tokens", datatype="BYTES").contents.bytes_contents.append(b"7")
+    with pytest.raises(BackendError, match="'prompt_tokens' as BYTES, not as INT32"):
+        answer(response, 1)
+
+
+def test_a_stream_may_be_answered_with_the_whole_texts() -> None:
+    reader = StreamReader(2)
+    assert reader.read(message((contract.TEXT, [b"a", b"b"]))) == [(0, b"a", None, ()), (1, b"b", None, ())]
+    assert reader.end() == []
+
+
+@pytest.mark.parametrize("derives_stop", [False, True])
+def test_the_mark_of_the_end_is_the_reason_of_a_backend_without_reasons(derives_stop: bool) -> None:
+    reader = StreamReader(1, derives_stop=derives_stop)
+    reader.read(message((contract.TOKEN, [b"a"]), final=True))
+    assert reader.end() == ([(0, b"", "stop", ())] if derives_stop else [])

@@ -80,6 +80,16 @@ def test_choices_of_vllm_are_elements_of_its_text() -> None:
     assert answer_of(call_of(VLLM, n=2), *answers)[:2] == ({0: "ab", 1: "x"}, {0: "length", 1: "stop"})
 
 
+def test_a_missing_choice_is_an_error() -> None:
+    with pytest.raises(BackendError, match="sent 1 choices, but 2 were requested"):
+        answer_of(call_of(VLLM, n=2), response(True, text_output="a", finish_reason="stop"))
+
+
+def test_a_reason_may_come_without_a_text() -> None:
+    parts = [response(text_output="a", finish_reason="None"), response(True, finish_reason="length")]
+    assert answer_of(call_of(VLLM), *parts)[:2] == ({0: "a"}, {0: "length"})
+
+
 def test_log_probabilities_of_vllm_are_read() -> None:
     call = call_of(VLLM, logprobs=1)
     assert inputs_of(call)["return_logprobs"] == [True]

@@ -109,9 +109,10 @@ def _text_of(event: Any) -> str | None:
     return choice["delta"]["content"] if choice.get("delta", {}).keys() == {"content"} else None
 
 
-def is_inference(rpc: str, request: dict[str, Any]) -> bool:
-    """Whether the call generates text; AnyServe's `model_info` is a lookup."""
-    return rpc in ("ModelInfer", "ModelStreamInfer") and request["model_name"] != "model_info"
+def is_inference(rpc: str, request: dict[str, Any] | None) -> bool:
+    """Whether the call generates text; AnyServe's `model_info` is a lookup. A call that a server refuses at once has no
+    request."""
+    return rpc in ("ModelInfer", "ModelStreamInfer") and (request or {}).get("model_name") != "model_info"
 
 
 def request_in_common(request: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +144,7 @@ class ReplayServer:
             return {"responses": [], "code": "INTERNAL"}
         call = self.expected.pop(0)
         sent = {"rpc": rpc, "request": request_in_common(request)}
-        recorded = {"rpc": call["rpc"], "request": request_in_common(call["request"])}
+        recorded = {"rpc": call["rpc"], "request": request_in_common(call["request"] or request)}
         if sent != recorded:
             self.problems.append(f"sent:\n{json.dumps(sent)}\nrecorded:\n{json.dumps(recorded)}")
         return call

@@ -65,9 +65,10 @@ def check_max_tokens(bench: Bench) -> None:
 
 
 def check_stop(bench: Bench) -> None:
-    """With a stop string that is a token, and with one that begins and ends inside of tokens."""
+    """With a stop string that is a token, with one that begins and ends inside of tokens, and with one that has only
+    begun when the answer ends."""
     prompt = "Write about soup"
-    for stop in (" cups", "wo cu"):
+    for stop in (" cups", "wo cu", "oons. And"):
         expected = engine.answer(prompt).partition(stop)[0]
         body = {"model": bench.backend.model, "prompt": prompt, "stop": [stop]}
         _check_kept(bench, "stop", body, expected, "stop", bench.backend.keeps_stop)
@@ -179,19 +180,45 @@ def check_report(bench: Bench) -> None:
 
 
 def check_template(bench: Bench) -> None:
-    """Without a template, a chat is an error that names the option, unless the backend speaks this project's own
-    contract."""
+    """Without a template, a chat is an error that names the option."""
     options = [
         option for option in sidecar_options(bench.backend, SERVER_PORT) if not option.startswith("--chat-template")
     ]
     messages = [{"role": "user", "content": "Write about toast"}]
     with bench.other_sidecar(options) as client:
         reply = client.post(CHAT, {"model": bench.backend.model, "messages": messages})
-        if bench.backend.dialect == "anyserve":
-            assert reply.status == 200, reply.body
-            return
         assert reply.status == 400, reply.body
         assert "--chat-template" in reply.error["message"]
+
+
+def check_prompts(bench: Bench) -> None:
+    """Each prompt of a list has its answer."""
+    prompts = ["Write about bread", "Write about jam"]
+    reply = bench.client.post(COMPLETIONS, {"model": bench.backend.model, "prompt": prompts})
+    assert reply.status == 200, reply.body
+    texts = {choice["index"]: choice["text"] for choice in reply.json["choices"]}
+    assert texts == {number: engine.answer(prompt) for number, prompt in enumerate(prompts)}
+
+
+def check_apis(bench: Bench) -> None:
+    """The Responses and Messages APIs give the same answers. The latter always limits the tokens."""
+    expected = engine.answer("about honey")
+    body: dict[str, Any] = {"model": bench.backend.model, "input": "Write about honey"}
+    reply = bench.client.post("/v1/responses", body)
+    assert reply.status == 200, reply.body
+    assert reply.json["output"][0]["content"][0]["text"] == expected
+    answer = bench.client.stream("/v1/responses", body)
+    assert "".join(event["delta"] for event in answer.events if event["type"].endswith("text.delta")) == expected
+    assert answer.events[-1]["type"] == "response.completed"
+    messages = [{"role": "user", "content": "Write about honey"}]
+    body = {"model": bench.backend.model, "max_tokens": 50, "messages": messages}
+    reply = bench.client.post("/v1/messages", body)
+    if bench.backend.keeps_max_tokens:
+        assert reply.status == 200, reply.body
+        assert [block["text"] for block in reply.json["content"]] == [expected]
+    else:
+        assert reply.status == 400, reply.body
+        assert "max_tokens" in reply.json["error"]["message"]
 
 
 def check_versions(bench: Bench) -> None:
@@ -218,6 +245,8 @@ CHECKS: Mapping[str, Callable[[Bench], None]] = {
     "choices": check_choices,
     "logprobs": check_logprobs,
     "parallel": check_parallel,
+    "prompts": check_prompts,
+    "apis": check_apis,
     "report": check_report,
     "template": check_template,
 }

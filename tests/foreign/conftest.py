@@ -11,7 +11,10 @@ from _pytest.terminal import TerminalReporter
 from tests.foreign import bench as bench_module
 from tests.foreign.backends import BACKENDS, Backend
 from tests.foreign.bench import Bench
-from tests.foreign.checks import CHECKS
+
+pytest.register_assert_rewrite("tests.foreign.checks")
+
+from tests.foreign.checks import CHECKS  # noqa: E402  # after its assertions are rewritten
 
 PROPERTY = "check"
 RESULTS: dict[tuple[str, str], bool] = {}

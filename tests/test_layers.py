@@ -24,6 +24,7 @@ PURE = (
     "openai_server.api.schemas_tasks",
     "openai_server.core",
     "openai_server.backends.dialects",
+    "openai_server.backends.metadata",
     "openai_server.backends.model_settings",
     "openai_server.api.answers",
     "openai_server.api.usage",

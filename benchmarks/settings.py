@@ -42,6 +42,12 @@ class Settings:
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
     fairness_limit_s: float = 15.0  # for all short chats of a point
+    replica_rounds: int = 4
+    replica_users: int = 6  # at the same time
+    conversations: int = 12  # of all users together
+    turns: int = 4  # of each conversation
+    system_tokens: int = 400  # of a system prompt that all conversations share
+    replica_limit_s: float = 120.0  # for a point
 
     def requests(self, concurrency: int) -> int:
         """Requests of a point: two waves, and at least six for a percentile."""
@@ -71,6 +77,8 @@ QUICK = replace(
     fairness_tokens=3000,
     fairness_longs=(1, 16),
     fairness_limit_s=12.0,
+    replica_rounds=1,
+    conversations=6,
 )
 SMOKE = replace(
     QUICK,
@@ -99,4 +107,9 @@ SMOKE = replace(
     fairness_tokens=600,
     fairness_longs=(1, 2),
     fairness_shorts=2,
+    replica_users=2,
+    conversations=2,
+    turns=2,
+    system_tokens=100,
+    replica_limit_s=60.0,
 )

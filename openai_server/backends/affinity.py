@@ -39,15 +39,20 @@ def prefix_of(request: ModelInferRequest) -> Prefix:
     """The hashes of the request's prompt; empty if it is short. Takes 5 µs for a kilobyte, at most 0.5 ms."""
     for tensor in request.inputs:
         if tensor.name == contract.PROMPT.name:
-            return hashes(tensor.contents.bytes_contents[0]) if tensor.contents.bytes_contents else ()
+            texts = tensor.contents.bytes_contents
+            return hashes(texts[0], request.model_name) if texts else ()
         if tensor.name == contract.PROMPT_TOKEN_IDS.name:
-            return hashes(array("i", tensor.contents.int_contents[:MAX_IDS]).tobytes())
+            ids = array("i", tensor.contents.int_contents[:MAX_IDS])
+            return hashes(ids.tobytes(), request.model_name)
     return ()
 
 
-def hashes(prompt: bytes) -> Prefix:
-    """The hashes of a prompt's blocks. Its end is left out unless it fills a block: the next turn continues it."""
-    view, begin, last = memoryview(prompt)[:MAX_BYTES], 0, 0
+def hashes(prompt: bytes, model: str = "") -> Prefix:
+    """The hashes of the blocks of a prompt for this model, since a model uses no other's cache.
+
+    The end of the prompt is left out unless it fills a block: the next turn continues it.
+    """
+    view, begin, last = memoryview(prompt)[:MAX_BYTES], 0, zlib.crc32(model.encode())
     found = []
     while (end := begin + max(BLOCK, begin // SHARE)) <= len(view):
         last = zlib.crc32(view[begin:end], last)

@@ -149,7 +149,8 @@ async def test_a_request_that_its_usual_backend_refuses_goes_to_another(stream: 
 
 
 async def test_embeddings_and_tokens_take_turns_whatever_their_text() -> None:
-    workers = [FakeWorker(parameters={"tasks": ",".join(contract.TASKS)}) for _ in range(2)]
+    inputs = {spec.name for task in contract.TASKS.values() for spec in task.inputs}
+    workers = [FakeWorker(inputs=inputs, parameters={"tasks": ",".join(contract.TASKS)}) for _ in range(2)]
     async with sidecar_for(*workers) as sidecar:
         for _ in range(4):
             await sidecar.send("POST", "/v1/embeddings", {"input": "the same " * 100})

@@ -45,6 +45,14 @@ def test_every_hash_depends_on_all_bytes_before() -> None:
     assert not set(hashes(prompt)) & set(hashes(changed))
 
 
+def test_models_have_hashes_of_their_own() -> None:
+    prompt = text("a")
+    here, there = request(contract.PROMPT, [prompt]), request(contract.PROMPT, [prompt])
+    there.model_name = "another"
+    assert not set(prefix_of(here)) & set(prefix_of(there))
+    assert prefix_of(there) == hashes(prompt, "another")
+
+
 def test_an_incomplete_block_is_left_out() -> None:
     assert hashes(b"x" * (BLOCK - 1)) == ()
     assert len(hashes(b"x" * BLOCK)) == len(hashes(b"x" * (2 * BLOCK - 1))) == 1

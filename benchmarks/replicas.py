@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def _running(settings: Settings, model: Path) -> Iterator[System]:
         for name, port in system.ports.items():
             start("openai_server", "--host", client.HOST, "--port", str(port), SIDECARS[name], *endpoints)
         for port in system.ports.values():
-            _wait_until(lambda port=port: _is_ready(port), f"a sidecar on port {port}")
+            _wait_until(partial(_is_ready, port), f"a first answer on port {port}")
         _warm_up(system)
         yield system
     finally:
@@ -198,9 +199,9 @@ def _is_ready(port: int) -> bool:
     return False
 
 
-def _wait_until(is_true: Callable[[], bool], what: str) -> None:
+def _wait_until(is_true: Callable[[], bool], event: str) -> None:
     deadline = time.monotonic() + START_S
     while not is_true():
         if time.monotonic() > deadline:
-            raise Fail(f"{what} did not come within {START_S:.0f} s")
+            raise Fail(f"{event} did not come within {START_S:.0f} s")
         time.sleep(0.05)

@@ -334,6 +334,7 @@ def fairness(figures: Part) -> list[str]:
 
 REPLICAS = {
     "cached prompt tokens": "cached",
+    "computed ones": "computed_tokens",
     "first token p50 ms": "ttft_p50_ms",
     "p95 ms": "ttft_p95_ms",
     "tokens/s": "tokens_per_s",

@@ -132,7 +132,7 @@ def samplers_part() -> dict[str, Any]:
 
 def replicas_part() -> dict[str, Any]:
     def round_(tokens_per_s: float, cached: float, busiest: float) -> dict[str, float]:
-        return point(tokens_per_s, cached=cached, busiest_share=busiest)
+        return point(tokens_per_s, cached=cached, computed_tokens=10_000 * (1 - cached), busiest_share=busiest)
 
     by_name = {
         replicas.AFFINITY: [round_(120, 0.9, 0.4), round_(150, 0.8, 0.5)],

@@ -76,7 +76,7 @@ def test_samplers_are_compared_with_greedy_and_with_the_chain() -> None:
 def test_affinity_is_compared_with_load_alone() -> None:
     [line] = [line for line in PAGE.splitlines() if line.startswith("| conversations | affinity |")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[2:] == ["85 %", "10.0 (1.00)", "20.0 (1.00)", "135 (1.35)", "45 %", ""]
+    assert cells[2:] == ["85 %", "1,500 (0.42)", "10.0 (1.00)", "20.0 (1.00)", "135 (1.35)", "45 %", ""]
 
 
 def test_each_part_has_the_stamp_of_its_machine() -> None:

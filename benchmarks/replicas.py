@@ -29,11 +29,8 @@ SIDECARS = {AFFINITY: "--prefix-affinity", LOAD_ALONE: "--no-prefix-affinity"}
 CONVERSATIONS, HOT = "conversations", "hot prefix"
 WORKERS = 3
 START_S = 120.0
-USER_TOKENS, ANSWER_TOKENS = 60, 24
-"""Tokens of each message of a user, and of each answer."""
-PAUSE_S = 1.0
-"""Mean seconds between an answer and the user's next message. Without pauses, a worker that has just answered would be
-the least busy one when the next message of its conversation arrives."""
+SYSTEM_TOKENS, USER_TOKENS, ANSWER_TOKENS = 200, 40, 24
+"""Tokens of the system prompt, of each message of a user but the first one, and of each answer."""
 HOT_TOKENS = 1000
 GENERATION_LOGGED = " outcome="
 """Text that a worker's log has once for each generation."""
@@ -74,9 +71,10 @@ def measure(settings: Settings, model: Path) -> dict[str, Any]:
             "users": settings.replica_users,
             "conversations": settings.conversations,
             "turns": settings.turns,
-            "system_tokens": settings.system_tokens,
+            "system_tokens": SYSTEM_TOKENS,
+            "document_tokens": settings.document_tokens,
             "hot_tokens": HOT_TOKENS,
-            "pause_s": PAUSE_S,
+            "pause_s": settings.pause_s,
             "rounds": settings.replica_rounds,
         },
         "rounds": rounds,
@@ -96,13 +94,16 @@ def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, A
 
 
 def conversations(seed: str, settings: Settings) -> list[str]:
-    """The requests of all conversations, one conversation after the other. The answers in them are prepared ones."""
-    system = {"role": "system", "content": prompts.prose(f"{seed} system", settings.system_tokens)}
+    """The requests of all conversations, one conversation after the other. Each begins with a document.
+
+    The answers in them are prepared ones, which differ from those that the model has just computed.
+    """
+    system = {"role": "system", "content": prompts.prose(f"{seed} system", SYSTEM_TOKENS)}
     bodies = []
     for number in range(settings.conversations):
         messages = [system]
         for turn in range(settings.turns):
-            text = prompts.prose(f"{seed} {number} {turn}", USER_TOKENS)
+            text = prompts.prose(f"{seed} {number} {turn}", USER_TOKENS if turn else settings.document_tokens)
             messages = [*messages, {"role": "user", "content": text}]
             bodies.append(_chat(messages))
             answer = prompts.prose(f"{seed} {number} {turn} answer", ANSWER_TOKENS)
@@ -113,7 +114,7 @@ def conversations(seed: str, settings: Settings) -> list[str]:
 def hot_prefix(seed: str, settings: Settings) -> list[str]:
     """Requests with one long beginning, each with a question of its own."""
     hot = {"role": "system", "content": prompts.prose(f"{seed} hot", min(HOT_TOKENS, settings.n_ctx // 2))}
-    questions = [prompts.prose(f"{seed} {number}", USER_TOKENS) for number in range(2 * settings.conversations)]
+    questions = [prompts.prose(f"{seed} {number}", USER_TOKENS) for number in range(3 * settings.conversations)]
     return [_chat([hot, {"role": "user", "content": question}]) for question in questions]
 
 
@@ -131,7 +132,7 @@ def _point(settings: Settings, system: System, name: str, bodies: list[str], tur
         settings.replica_limit_s,
         path="/v1/chat/completions",
         turns=turns,
-        pause_s=PAUSE_S,
+        pause_s=settings.pause_s,
     )
     answers = loading.load(orders)
     counts = [after - earlier for earlier, after in zip(before, system.generations(), strict=True)]

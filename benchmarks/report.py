@@ -357,8 +357,9 @@ def replicas(figures: Part) -> list[str]:
         f"{setup['model']} on {setup['workers']} workers with one thread each, behind a sidecar with affinity to "
         "prefixes and one that chooses by load alone, which take turns at the same workers. "
         f"{setup['users']} users with pauses of {setup['pause_s']:g} s on average: {setup['conversations']} "
-        f"conversations of {setup['turns']} turns with one system prompt of about {setup['system_tokens']} tokens, and "
-        f"single questions behind one prompt of about {setup['hot_tokens']} tokens. Medians of {setup['rounds']} "
+        f"conversations of {setup['turns']} turns behind one system prompt of about {setup['system_tokens']} tokens, "
+        f"each with a text of about {setup['document_tokens']} tokens in its first message, and single questions "
+        f"behind one prompt of about {setup['hot_tokens']} tokens. Medians of {setup['rounds']} "
         "rounds; in parentheses the ratio to load alone, the median of the ratios within each round.",
         "",
         *table(["", "", *REPLICAS, ""], rows),

@@ -42,12 +42,13 @@ class Settings:
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
     fairness_limit_s: float = 15.0  # for all short chats of a point
-    replica_rounds: int = 4
+    replica_rounds: int = 3
     replica_users: int = 6  # at the same time
-    conversations: int = 12  # of all users together
+    conversations: int = 6  # of all users together
     turns: int = 4  # of each conversation
-    system_tokens: int = 400  # of a system prompt that all conversations share
-    replica_limit_s: float = 120.0  # for a point
+    document_tokens: int = 400  # in the first message of a conversation
+    pause_s: float = 4.0  # between turns; longer than most answers, or the worker that has just answered is idle
+    replica_limit_s: float = 240.0  # for a point
 
     def requests(self, concurrency: int) -> int:
         """Requests of a point: two waves, and at least six for a percentile."""
@@ -78,7 +79,6 @@ QUICK = replace(
     fairness_longs=(1, 16),
     fairness_limit_s=12.0,
     replica_rounds=1,
-    conversations=6,
 )
 SMOKE = replace(
     QUICK,
@@ -110,6 +110,7 @@ SMOKE = replace(
     replica_users=2,
     conversations=2,
     turns=2,
-    system_tokens=100,
+    document_tokens=100,
+    pause_s=0.5,
     replica_limit_s=60.0,
 )

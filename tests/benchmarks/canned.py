@@ -141,7 +141,7 @@ def replicas_part() -> dict[str, Any]:
     setup = {"model": "a.gguf", "workers": 3, "users": 6, "conversations": 12, "turns": 4, "pause_s": 1.0, "rounds": 2}
     rounds = {replicas.CONVERSATIONS: by_name, replicas.HOT: by_name}
     return {
-        "setup": {**setup, "system_tokens": 400, "hot_tokens": 1000},
+        "setup": {**setup, "system_tokens": 200, "document_tokens": 400, "hot_tokens": 1000},
         "rounds": rounds,
         "points": replicas.summary(rounds),
     }

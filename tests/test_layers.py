@@ -23,6 +23,7 @@ PURE = (
     "openai_server.api.schemas",
     "openai_server.api.schemas_tasks",
     "openai_server.core",
+    "openai_server.backends.affinity",
     "openai_server.backends.dialects",
     "openai_server.backends.metadata",
     "openai_server.backends.model_settings",

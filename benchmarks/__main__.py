@@ -8,14 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fairness, forms, machine, neighbour, peers, raw, report, samplers, serving, translator, versions
+from benchmarks import (
+    fairness,
+    forms,
+    machine,
+    neighbour,
+    peers,
+    raw,
+    replicas,
+    report,
+    samplers,
+    serving,
+    translator,
+    versions,
+)
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
 from scripts.errors import Fail, run_main
 
 VERSIONS = "versions"
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness", "replicas")
 
 
 def main() -> int:
@@ -45,6 +58,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
         "samplers": lambda: samplers.measure(settings, model),
         "fairness": lambda: fairness.measure(launcher, options.systems),
+        "replicas": lambda: replicas.measure(settings, model),
         VERSIONS: lambda: versions.measure(settings, options.before),
     }
     stamp, began = machine.stamp(), time.monotonic()

@@ -8,6 +8,7 @@ Each client sends its next request as soon as its last one has ended. It uses ht
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 import time
 from collections import deque
@@ -138,6 +139,7 @@ class Load:
         self._bodies = deque(body.encode() for body in orders.bodies)
         self._all_stream = asyncio.Event()
         self._began = 0.0
+        self._random = random.Random(len(orders.bodies))  # the same pauses for each system
 
     def now(self) -> float:
         return time.perf_counter() - self._began
@@ -168,9 +170,12 @@ class Load:
         return self.answers
 
     async def _client(self) -> None:
-        client = Client(self)
-        while self._bodies:
-            await self._send(client, self._bodies.popleft(), Answer(self.now()))
+        client, bodies = Client(self), self._bodies
+        while bodies:
+            for body in [bodies.popleft() for _ in range(min(self.orders.turns, len(bodies)))]:
+                if self.orders.pause_s:
+                    await asyncio.sleep(self._random.expovariate(1 / self.orders.pause_s))
+                await self._send(client, body, Answer(self.now()))
         client.close()
 
     async def _come_late(self) -> None:

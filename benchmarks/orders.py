@@ -19,6 +19,8 @@ class Orders:
     began: float = 0.0  # time.perf_counter() that times count from; 0: when the load begins
     count: bool = False  # count marks and line ends instead of reading the events
     copies: int = 1  # with `count`: how often the stream has each token
+    turns: int = 1  # bodies in a row that one client sends, each after the answer to the one before
+    pause_s: float = 0.0  # mean of the random pauses before each body
 
 
 @dataclass

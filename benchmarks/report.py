@@ -50,6 +50,7 @@ def markdown(results: dict[str, Part]) -> str:
         "neighbour": neighbour,
         "samplers": samplers,
         "fairness": fairness,
+        "replicas": replicas,
         "versions": versions,
     }
     lines = [
@@ -331,6 +332,41 @@ def fairness(figures: Part) -> list[str]:
     return lines
 
 
+REPLICAS = {
+    "cached prompt tokens": "cached",
+    "computed ones": "computed_tokens",
+    "first token p50 ms": "ttft_p50_ms",
+    "p95 ms": "ttft_p95_ms",
+    "tokens/s": "tokens_per_s",
+    "requests at the busiest worker": "busiest_share",
+}
+
+
+def replicas(figures: Part) -> list[str]:
+    setup, rows = figures["setup"], []
+    for point, by_name in figures["points"].items():
+        for name, found in by_name.items():
+            row = [point, name]
+            for figure in REPLICAS.values():
+                value, compared = found["median"].get(figure), found["to_load_alone"].get(figure)
+                row.append(percent(value) if figure in PERCENT else f"{number(value)} ({ratio(compared)})")
+            rows.append([*row, remarks(found["median"])])
+    return [
+        "## Replicas",
+        "",
+        f"{setup['model']} on {setup['workers']} workers with one thread each, behind a sidecar with affinity to "
+        "prefixes and one that chooses by load alone, which take turns at the same workers. "
+        f"{setup['users']} users with pauses of {setup['pause_s']:g} s on average: {setup['conversations']} "
+        f"conversations of {setup['turns']} turns behind one system prompt of about {setup['system_tokens']} tokens, "
+        f"each with a text of about {setup['document_tokens']} tokens in its first message, and single questions "
+        f"behind one prompt of about {setup['hot_tokens']} tokens. Medians of {setup['rounds']} "
+        "rounds; in parentheses the ratio to load alone, the median of the ratios within each round.",
+        "",
+        *table(["", "", *REPLICAS, ""], rows),
+    ]
+
+
+PERCENT = ("cached", "busiest_share")
 VERSIONS = {"call p50 ms": "call_p50_ms", "CPU µs per chunk": "cpu_us_per_chunk"}
 
 

@@ -42,6 +42,13 @@ class Settings:
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
     fairness_limit_s: float = 15.0  # for all short chats of a point
+    replica_rounds: int = 3
+    replica_users: int = 6  # at the same time
+    conversations: int = 6  # of all users together
+    turns: int = 4  # of each conversation
+    document_tokens: int = 400  # in the first message of a conversation
+    pause_s: float = 4.0  # between turns; longer than most answers, or the worker that has just answered is idle
+    replica_limit_s: float = 240.0  # for a point
 
     def requests(self, concurrency: int) -> int:
         """Requests of a point: two waves, and at least six for a percentile."""
@@ -71,6 +78,7 @@ QUICK = replace(
     fairness_tokens=3000,
     fairness_longs=(1, 16),
     fairness_limit_s=12.0,
+    replica_rounds=1,
 )
 SMOKE = replace(
     QUICK,
@@ -99,4 +107,10 @@ SMOKE = replace(
     fairness_tokens=600,
     fairness_longs=(1, 2),
     fairness_shorts=2,
+    replica_users=2,
+    conversations=2,
+    turns=2,
+    document_tokens=100,
+    pause_s=0.5,
+    replica_limit_s=60.0,
 )

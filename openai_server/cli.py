@@ -114,6 +114,11 @@ OPTIONS = (
         multiple=True,
     ),
     option(
+        "--prefix-affinity/--no-prefix-affinity",
+        "Send a prompt to a server that got the same beginning before, unless another server has clearly fewer running "
+        "requests. Turn it off for servers without a prefix cache.",
+    ),
+    option(
         "--backend-tls/--no-backend-tls",
         "Connect to the backend with TLS and trust the system's certificate authorities.",
     ),

@@ -24,6 +24,7 @@ class Config:
     """Times are in seconds. The help of each option documents its field."""
 
     anyserve_endpoint: tuple[str, ...] = ("localhost:8000",)
+    prefix_affinity: bool = True
     backend_tls: bool = False
     backend_ca: str | None = None
     backend_cert: str | None = None

@@ -63,7 +63,7 @@ def backends(config: Config) -> Pool:
             name=address.name,
         )
 
-    return Pool(config.anyserve_endpoint, open, renewals=dial.watch)
+    return Pool(config.anyserve_endpoint, open, renewals=dial.watch, prefix_affinity=config.prefix_affinity)
 
 
 async def _serve(

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
-from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup, split_version
+from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup
+from openai_server.backends.metadata import split_version
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
 from openai_server.core.errors import (

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from openai_server.backends.dialects.base import Dialect
-from openai_server.backends.inventory import Inventory, Metadata, split_version
+from openai_server.backends.inventory import Inventory
+from openai_server.backends.metadata import Metadata, split_version
 from openai_server.backends.pool import Member, Pool
 from openai_server.core.errors import TaskNotSupported, UnknownDialect
 from protos.contract import ANYSERVE_VERSION

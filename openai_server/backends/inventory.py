@@ -11,23 +11,20 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Container, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from anyserve_common import logs
-from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
-from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, Dialect
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
 from openai_server.backends.dialects.choose import Dialects
-from openai_server.backends.dialects.description import Description, IndexEntry, TensorDescription
+from openai_server.backends.dialects.description import Description, IndexEntry
+from openai_server.backends.metadata import Metadata, listed, split_version
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
-from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
-from protos.contract import TASK_GENERATE
 
 log = logging.getLogger(__name__)
 
@@ -35,61 +32,8 @@ Lookup = asyncio.Task[None]
 
 LOOKUP_INTERVAL = 1.0
 """Seconds between two lookups for the same reason: unknown names, or errors of calls."""
-MAX_SHOWN = 40
-"""Number of tensors in a line of the log."""
 MEMORY_SECONDS = 600.0
 """Seconds for which the models of a backend that is gone are remembered: requests for them get status 503, not 404."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """A backend's metadata for a model."""
-
-    input_names: Container[str]
-    """Names of its input tensors."""
-    parameters: Mapping[str, str]
-    """Values of contract.CONFIG_PARAMETERS, completed by ModelSettings and with DEFAULT_TEMPLATE; absent is unknown."""
-    dialect: Dialect | None = field(default=ANYSERVE, kw_only=True, compare=False)
-    """None: no dialect fits the model."""
-    description: Description | None = field(default=None, kw_only=True)
-    """The description that the dialect was chosen by."""
-    reason: str = field(default="", kw_only=True, compare=False)
-    """Why the dialect fits, as the end of a sentence."""
-
-    @property
-    def tasks(self) -> list[str]:
-        """Tasks that the model supports; only generation if the backend doesn't report them."""
-        return self.parameters.get("tasks", TASK_GENERATE).split(",")
-
-    @property
-    def context_length(self) -> int | None:
-        """Tokens; None is unknown."""
-        length = self.parameters.get("context_length", "")
-        return int(length) if is_number(length) else None
-
-    def differences(self, other: "Metadata") -> list[str]:
-        """Names of the values that differ, without the time at which the model was loaded."""
-        names = {*self.parameters, *other.parameters} - {"loaded_at"}
-        found = sorted(name for name in names if self.parameters.get(name) != other.parameters.get(name))
-        are_alike = self.input_names == other.input_names and self._form == other._form
-        return found if are_alike else ["inputs", *found]
-
-    @property
-    def _form(self) -> Description | None:
-        """The part that is equal for backends that take requests of the same form."""
-        is_own = self.description is None or self.description.server.is_own
-        return None if is_own else self.description
-
-    @property
-    def is_text_model(self) -> bool:
-        """Whether this server can talk to the model."""
-        return self.dialect is not None
-
-
-def split_version(name: str) -> tuple[str, str]:
-    """The name and the version of `name@version`; the version is empty without one."""
-    base, _, version = name.rpartition("@")
-    return (base, version) if base and version else (name, "")
 
 
 class Inventory:
@@ -358,15 +302,10 @@ class Inventory:
             "%s: no dialect fits the model '%s' (inputs: %s; outputs: %s); requests for it need --dialect or --mapping",
             self.member.backend.target,
             name,
-            _listed(description.inputs),
-            _listed(description.outputs),
+            listed(description.inputs),
+            listed(description.outputs),
         )
 
     def _recheck_readiness(self, error: BackendError) -> None:
         if error.status in UNAVAILABLE_STATUSES:
             self.member.backend.recheck_readiness()
-
-
-def _listed(tensors: Sequence[TensorDescription]) -> str:
-    shown = [f"{tensor.name} {tensor.datatype}{list(tensor.shape)}" for tensor in tensors[:MAX_SHOWN]]
-    return ", ".join(shown) + (", …" if len(tensors) > MAX_SHOWN else "") or "none"

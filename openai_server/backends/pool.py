@@ -1,8 +1,9 @@
 """The pool of backends: picks the one that gets a request, and retries elsewhere when it fails.
 
 `catalog.py` passes the members that may get a request: all of them have its model, with the same inputs and parameters.
-The request goes to the usable member with the fewest running requests. If it fails before the first token for a reason
-that is not in the request, it is retried once on each of the other members.
+The request goes to the usable member with the fewest running requests; a generation goes to one that likely has the
+beginning of its prompt (`affinity.py`). If it fails before the first token for a reason that is not in the request, it
+is retried once on each of the other members.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from openai_server.backends.affinity import Affinity, Prefix, prefix_of
 from openai_server.backends.calls import Backend
 from openai_server.backends.dialects.base import Call
 from openai_server.backends.mailbox import Cancel, Mailbox
@@ -96,10 +98,16 @@ async def resolve(endpoint: str) -> list[Address]:
 
 class Pool:
     """All backends. `open` creates the backend of an address; the pool closes it. Must be created in the event loop
-    that uses it."""
+    that uses it. `prefix_affinity`: whether prompts go to members that likely have their beginning."""
 
     def __init__(
-        self, endpoints: Sequence[str], open: Open, *, resolve: Resolve = resolve, renewals: Renewals | None = None
+        self,
+        endpoints: Sequence[str],
+        open: Open,
+        *,
+        resolve: Resolve = resolve,
+        renewals: Renewals | None = None,
+        prefix_affinity: bool = True,
     ) -> None:
         self.listener = Listener()
         self.members: tuple[Member, ...] = ()
@@ -122,6 +130,7 @@ class Pool:
         self._resolved = asyncio.Event()
         if not self._unresolved:
             self._resolved.set()
+        self._affinity = Affinity() if prefix_affinity else None
         self._n_requests = 0
         self._is_watching = False
         self._ended: set[asyncio.Task[None]] = set()
@@ -231,16 +240,30 @@ class Pool:
 
     # ---- Requests. `members` are those that may get the request; at least one
 
-    def _pick(self, members: Sequence[Member], tried: Collection[Member] = ()) -> Member | None:
+    def _pick(self, members: Sequence[Member], tried: Collection[Member] = (), prefix: Prefix = ()) -> Member | None:
         """The member that gets the request; None if all were tried. Picks an unusable one if there is no other."""
-        member = min((untried for untried in members if untried not in tried), key=load, default=None)
+        untried = [member for member in members if member not in tried]
+        member = self._likely_holder(untried, prefix) or min(untried, key=load, default=None)
         if member is not None:
             self._n_requests += 1
             member.turn = self._n_requests
         return member
 
+    def _likely_holder(self, members: Sequence[Member], prefix: Prefix) -> Member | None:
+        """The usable member that likely has the prefix in its cache; None if there is no choice, or no prefix."""
+        if not prefix or self._affinity is None:
+            return None
+        usable = {member.address.target: member for member in members if member.backend.usable}
+        if len(usable) < 2:
+            return None
+        running = {address: member.backend.n_running for address, member in usable.items()}
+        return usable[self._affinity.choose(prefix, running)]
+
+    def _prefix(self, call: Call, members: Sequence[Member]) -> Prefix:
+        return prefix_of(call) if self._affinity is not None and len(members) > 1 else ()
+
     def _next_member(
-        self, error: BackendError, model: str, members: Sequence[Member], tried: list[Member]
+        self, error: BackendError, model: str, members: Sequence[Member], tried: list[Member], prefix: Prefix = ()
     ) -> Member | None:
         """The member to retry on after the last of those tried has failed. If there is none, sets `error.tried`."""
         self.listener.failed(tried[-1], model, error)
@@ -248,7 +271,7 @@ class Pool:
             tried[-1].backend.recheck_readiness()
         if not may_succeed_elsewhere(error):
             return None
-        following = self._pick(members, tried)
+        following = self._pick(members, tried, prefix)
         if following is None:
             error.tried = frozenset((member, model) for member in tried)
         else:
@@ -284,24 +307,29 @@ class Pool:
 
     async def answer(self, call: Call, members: Sequence[Member]) -> Answer:
         """The whole answer, of a dialect that reads whole answers. Raises BackendError."""
-        return await self._with_retries(call.request, members, lambda backend: backend.answer(call))
+        prefix = self._prefix(call, members)
+        return await self._with_retries(call.request, members, lambda backend: backend.answer(call), prefix)
 
     async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
         """Raises BackendError."""
         return await self._with_retries(request, members, lambda backend: backend.infer(request))
 
     async def _with_retries(
-        self, request: ModelInferRequest, members: Sequence[Member], call: Callable[[Backend], Awaitable[T]]
+        self,
+        request: ModelInferRequest,
+        members: Sequence[Member],
+        call: Callable[[Backend], Awaitable[T]],
+        prefix: Prefix = (),
     ) -> T:
-        """The result of `call` on the first member that doesn't fail, beginning with the least busy one."""
-        member, tried = self._pick(members), list[Member]()
+        """The result of `call` on the first member that doesn't fail, beginning with the one that `_pick` returns."""
+        member, tried = self._pick(members, prefix=prefix), list[Member]()
         while True:
             assert member is not None
             tried.append(member)
             try:
                 return await call(member.backend)
             except BackendError as error:
-                if (member := self._next_member(error, request.model_name, members, tried)) is None:
+                if (member := self._next_member(error, request.model_name, members, tried, prefix)) is None:
                     raise
 
     @asynccontextmanager
@@ -312,14 +340,14 @@ class Pool:
         tried: dict[int, list[Member]] = {}
 
         def start(k: int, mailbox: Mailbox) -> Cancel:
-            member = self._pick(members)
+            member = self._pick(members, prefix=self._prefix(calls[k], members))
             assert member is not None
             tried[k] = [member]
             return member.backend.start(calls[k], k, mailbox)
 
         def retry(k: int, mailbox: Mailbox, error: BackendError) -> Cancel | None:
-            request = calls[k].request
-            if (member := self._next_member(error, request.model_name, members, tried[k])) is None:
+            request, prefix = calls[k].request, self._prefix(calls[k], members)
+            if (member := self._next_member(error, request.model_name, members, tried[k], prefix)) is None:
                 return None
             tried[k].append(member)
             unnumbered(request)

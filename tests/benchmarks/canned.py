@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks import forms, neighbour, raw, samplers, serving, translator
+from benchmarks import forms, neighbour, raw, replicas, samplers, serving, translator
 from benchmarks.systems import LLAMA_SERVER, OURS
 
 STAMP: dict[str, Any] = {
@@ -130,6 +130,23 @@ def samplers_part() -> dict[str, Any]:
     return {**setup, **samplers.summary(rounds)}
 
 
+def replicas_part() -> dict[str, Any]:
+    def round_(tokens_per_s: float, cached: float, busiest: float) -> dict[str, float]:
+        return point(tokens_per_s, cached=cached, computed_tokens=10_000 * (1 - cached), busiest_share=busiest)
+
+    by_name = {
+        replicas.AFFINITY: [round_(120, 0.9, 0.4), round_(150, 0.8, 0.5)],
+        replicas.LOAD_ALONE: [round_(100, 0.7, 0.35), round_(100, 0.6, 0.37)],
+    }
+    setup = {"model": "a.gguf", "workers": 3, "users": 6, "conversations": 12, "turns": 4, "pause_s": 1.0, "rounds": 2}
+    rounds = {replicas.CONVERSATIONS: by_name, replicas.HOT: by_name}
+    return {
+        "setup": {**setup, "system_tokens": 200, "document_tokens": 400, "hot_tokens": 1000},
+        "rounds": rounds,
+        "points": replicas.summary(rounds),
+    }
+
+
 def results() -> dict[str, Any]:
     parts = {
         "raw": raw_part(),
@@ -137,5 +154,6 @@ def results() -> dict[str, Any]:
         "translator": translator_part(),
         "neighbour": neighbour_part(),
         "samplers": samplers_part(),
+        "replicas": replicas_part(),
     }
     return {name: {"stamp": STAMP, "figures": figures} for name, figures in parts.items()}

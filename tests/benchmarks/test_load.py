@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.load import Load
+from benchmarks.load import Client, Load
 from benchmarks.orders import Answer, Orders
 
 Writer = asyncio.StreamWriter
@@ -118,6 +118,22 @@ async def test_clients_are_a_closed_loop() -> None:
     async with server(slow) as port:
         answers = await load(port, 10, 3)
     assert (len(answers), most) == (10, 3)
+
+
+async def test_a_client_sends_the_turns_of_a_conversation_in_a_row() -> None:
+    sent: dict[object, list[bytes]] = {}
+
+    class Recorder(Load):
+        async def _send(self, client: Client, body: bytes, answer: Answer) -> None:
+            sent.setdefault(client, []).append(body)
+            await asyncio.sleep(0.001)
+
+    await Recorder(Orders(0, list("aabbccdde"), 2, 30.0, turns=2, pause_s=0.001)).run()
+    assert len(sent) == 2
+    bodies = [b"".join(of_client) for of_client in sent.values()]
+    assert sorted(b"".join(bodies)) == list(b"aabbccdde")
+    for of_client in bodies:
+        assert all(of_client[i : i + 2] in (b"aa", b"bb", b"cc", b"dd", b"e") for i in range(0, len(of_client), 2))
 
 
 async def test_each_client_keeps_its_connection() -> None:

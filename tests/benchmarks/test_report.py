@@ -73,8 +73,14 @@ def test_samplers_are_compared_with_greedy_and_with_the_chain() -> None:
     assert row(logits, "typical_p") == ["typical_p", "100 (25.00)", "300"]
 
 
+def test_affinity_is_compared_with_load_alone() -> None:
+    [line] = [line for line in PAGE.splitlines() if line.startswith("| conversations | affinity |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2:] == ["85 %", "1,500 (0.42)", "10.0 (1.00)", "20.0 (1.00)", "135 (1.35)", "45 %", ""]
+
+
 def test_each_part_has_the_stamp_of_its_machine() -> None:
-    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 5
+    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 6
 
 
 def test_an_updated_part_keeps_the_others(tmp_path: Path) -> None:
@@ -89,7 +95,7 @@ def test_an_updated_part_keeps_the_others(tmp_path: Path) -> None:
     assert written["serving"] == before["serving"]
     page = (tmp_path / "README.md").read_text()
     assert "commit ffff" in page
-    assert page.count("commit 0123456789ab") == 4
+    assert page.count("commit 0123456789ab") == 5
 
 
 def test_missing_measurements_are_null(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.forms import CHAT, FORMS
 from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
+from benchmarks.replicas import AFFINITY, CONVERSATIONS, HOT, LOAD_ALONE
 from benchmarks.sampler_loop import SAMPLERS
 from benchmarks.samplers import VOCABULARIES
 from benchmarks.serving import RAW
@@ -18,7 +19,7 @@ from benchmarks.systems import BEFORE, OURS
 from benchmarks.translator import STEP_BATCHES, STREAM_EACH, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness", "replicas")
 LIMIT_S = 600.0
 
 
@@ -134,6 +135,20 @@ def test_fairness(results: dict[str, Any]) -> None:
         assert found["errors"] == 0
         assert found["ttft_p50_s"] > 0
     assert points["beside 1"][OURS]["median"]["long_ttft_s"] > 0
+
+
+def test_replicas(results: dict[str, Any]) -> None:
+    points = figures(results, "replicas")["points"]
+    assert set(points) == {CONVERSATIONS, HOT}
+    for point, by_name in points.items():
+        assert set(by_name) == {AFFINITY, LOAD_ALONE}
+        for name, found in by_name.items():
+            median = found["median"]
+            assert (median["errors"], median["cut"]) == (0, 0), (point, name)
+            assert median["requests"] == {CONVERSATIONS: 4, HOT: 6}[point]
+            assert 1 / 3 <= median["busiest_share"] <= 1
+        assert by_name[AFFINITY]["to_load_alone"]["tokens_per_s"] > 0
+    assert points[CONVERSATIONS][AFFINITY]["median"]["cached"] > 0
 
 
 def test_versions(tmp_path: Path) -> None:

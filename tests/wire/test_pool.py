@@ -6,6 +6,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -31,11 +32,13 @@ from tests.wire.fake_worker import (
 )
 from tests.wire.sidecar import Sidecar, app_for
 
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
+
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
 
 @asynccontextmanager
-async def sidecar_for(*workers: FakeWorker | int) -> AsyncIterator[Sidecar]:
+async def sidecar_for(*workers: FakeWorker | int, **config: Any) -> AsyncIterator[Sidecar]:
     """Yields a sidecar that has found all of these backends; a number is a port on which nothing listens."""
     async with AsyncExitStack() as stack:
         ports = [
@@ -43,7 +46,7 @@ async def sidecar_for(*workers: FakeWorker | int) -> AsyncIterator[Sidecar]:
             for worker in workers
         ]
         endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
-        sidecar = await stack.enter_async_context(app_for(0, anyserve_endpoint=endpoints))
+        sidecar = await stack.enter_async_context(app_for(0, anyserve_endpoint=endpoints, **config))
         await wait_for_usable(sidecar, sum(isinstance(worker, FakeWorker) for worker in workers))
         yield sidecar
 
@@ -81,6 +84,81 @@ async def test_the_backend_with_the_fewest_requests_gets_the_next(stream: bool) 
         async with asyncio.timeout(10):
             while any(backend.n_running for backend in backends(sidecar)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_turns_of_a_chat_go_to_one_backend(stream: bool) -> None:
+    workers = [FakeWorker(parameters={"chat_template": TEMPLATE}) for _ in range(3)]
+    async with sidecar_for(*workers) as sidecar:
+        for number in range(6):
+            counts = [len(worker.requests) for worker in workers]
+            messages = [{"role": "system", "content": "You help. " * 80}]
+            for turn in range(4):
+                messages += [{"role": "user", "content": f"{number} {turn} " * 80}]
+                assert (await sidecar.chat(*messages, stream=stream)).status == 200
+                messages += [{"role": "assistant", "content": "Yes. " * 80}]
+            growth = sorted(len(worker.requests) - before for worker, before in zip(workers, counts, strict=True))
+            assert growth == [0, 0, 4]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_beginning_that_many_send_is_no_reason_to_wait(stream: bool) -> None:
+    workers = [FakeWorker(hangs, hangs_midway) for _ in range(3)]
+    async with sidecar_for(*workers) as sidecar:
+        calls = []
+        for _ in range(9):
+            calls.append(sidecar.start("POST", "/v1/completions", {"prompt": "hot " * 200, "stream": stream}))
+            await wait_for_a_request(workers)
+        assert min(len(worker.requests) for worker in workers) >= 2
+        assert max(len(worker.requests) for worker in workers) <= 4
+        for call in calls:
+            call.disconnect()
+            await asyncio.wait_for(call.task, 10)
+
+
+async def test_without_affinity_backends_take_turns() -> None:
+    workers = [FakeWorker() for _ in range(3)]
+    async with sidecar_for(*workers, prefix_affinity=False) as sidecar:
+        for _ in range(6):
+            assert (await sidecar.complete(prompt="the same " * 100)).status == 200
+    assert [len(worker.requests) for worker in workers] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_its_usual_backend_refuses_goes_to_another(stream: bool) -> None:
+    is_full = [False]
+    refusal = Refusal("RESOURCE_EXHAUSTED", "full", reason="queue_full")
+
+    async def infer(request: ModelInferRequest) -> ModelInferResponse:
+        if is_full[0]:
+            raise refusal
+        return await echo(request)
+
+    async def answer(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        if is_full[0]:
+            raise refusal
+        yield last_token("yes")
+
+    workers = [FakeWorker(infer, answer), FakeWorker(infer, answer)]
+    async with sidecar_for(*workers) as sidecar:
+        for _ in range(3):
+            assert (await sidecar.complete(prompt="the same " * 100, stream=stream)).status == 200
+        assert sorted(len(worker.requests) for worker in workers) == [0, 3]
+        is_full[0] = True
+        assert (await sidecar.complete(prompt="the same " * 100, stream=stream)).status == 429
+    assert sorted(len(worker.requests) for worker in workers) == [1, 4]
+
+
+async def test_embeddings_and_tokens_take_turns_whatever_their_text() -> None:
+    inputs = {spec.name for task in contract.TASKS.values() for spec in task.inputs}
+    workers = [FakeWorker(inputs=inputs, parameters={"tasks": ",".join(contract.TASKS)}) for _ in range(2)]
+    async with sidecar_for(*workers) as sidecar:
+        for _ in range(4):
+            await sidecar.send("POST", "/v1/embeddings", {"input": "the same " * 100})
+        assert [len(worker.requests) for worker in workers] == [2, 2]
+        for _ in range(4):
+            await sidecar.send("POST", "/tokenize", {"prompt": "the same " * 100})
+    assert [len(worker.requests) for worker in workers] == [4, 4]
 
 
 async def wait_for_a_request(workers: list[FakeWorker]) -> None:

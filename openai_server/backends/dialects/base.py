@@ -87,6 +87,8 @@ class Call:
     """Creates the reader for one attempt."""
     error_of: "Callable[[ModelStreamInferResponse], Exception]"
     """The BackendError for a response of a stream with an error."""
+    prompt_input: str = ""
+    """Name of the tensor with the prompt or the messages; empty: no tensor holds it alone."""
     read_whole: Callable[[ModelInferResponse, int], Answer] | None = None
     """Reads a whole answer with this number of choices. None: whole answers are collected by a reader too."""
     fallback: "Call | None" = None

@@ -126,7 +126,7 @@ class FakeBackend:
 
 def call_of(request: ModelInferRequest, n: int = 1) -> Call:
     """The call of a request to the bundled worker."""
-    return Call(request, n, Rpc.EITHER, partial(StreamReader, n), stream_error, answer)
+    return Call(request, n, Rpc.EITHER, partial(StreamReader, n), stream_error, "prompt", answer)
 
 
 def pool_of(*backends: FakeBackend) -> Pool:

@@ -71,9 +71,11 @@ class AnyServe:
             )
             if self._marks_end:
                 request.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
-            call = Call(request, n, self._rpc, reader, stream_error, None if self.collects else decode.answer)
+            prompt_input = request.inputs[0].name
+            read_whole = None if self.collects else decode.answer
+            call = Call(request, n, self._rpc, reader, stream_error, prompt_input, read_whole)
             if streams and self._rpc is Rpc.EITHER:
-                call.fallback = Call(request, n, Rpc.UNARY, reader, stream_error)
+                call.fallback = Call(request, n, Rpc.UNARY, reader, stream_error, prompt_input)
             yield call
 
     def fields(self, turn: Turn) -> Mapping[str, str]:

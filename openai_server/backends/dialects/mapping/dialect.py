@@ -136,6 +136,7 @@ class Mapped:
             self._messages.put(draft, turn)
         else:
             self._put_prompt(draft, prompt, turn, target)
+        prompt_input = draft.request.inputs[0].name if draft.request.inputs else ""
         limit = self._put_fields(draft, turn, target, server_inputs)
         draft.add_constants(self._constants)
         draft.add_constants(self._constants_of_whole if is_unary else self._constants_of_streams)
@@ -157,7 +158,7 @@ class Mapped:
             streams=streams,
         )
         reader = partial(MappedReader, self._file.outputs, self._end, options)
-        return Call(draft.request, options.n, rpc, reader, self._error_of)
+        return Call(draft.request, options.n, rpc, reader, self._error_of, prompt_input)
 
     def _put_prompt(self, draft: Draft, prompt: Prompt, turn: Turn, target: Target) -> None:
         spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS

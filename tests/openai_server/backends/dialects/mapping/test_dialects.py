@@ -35,6 +35,7 @@ def test_vllm_gets_its_parameters_as_one_json_object() -> None:
         "return_num_output_tokens": [True],
     }
     assert call.request.parameters[contract.PARAM_EMPTY_FINAL].bool_param
+    assert call.prompt_input == "text_input"
 
 
 @pytest.mark.parametrize(

@@ -1,55 +1,48 @@
 """`python -m tests.foreign.probe PORT`: calls a server directly, without a sidecar.
 
-Reads calls from the standard input, one JSON object a line: `rpc`, and `request` in protobuf's JSON form. Writes a JSON
-object a line: `responses`, `code` and `details` of the call's status, and the seconds it took.
+Reads calls from the standard input, one JSON object a line: `rpc`, and `request` in the form of
+tests/wire/backend_messages.py. Writes a JSON object a line: the `responses`, and the status as `code` and `details`.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import Any
 
 import grpc
-from google.protobuf import json_format
 
-from protos import grpc_predict_v2_pb2 as messages
+from tests.wire import backend_messages
+from tests.wire.backend_replay import SERVICE
 
 SECONDS = 20.0
-SERVICE = "inference.GRPCInferenceService"
+"""Limit of a call."""
+BARE_STREAM = "BareStream"
+"""Stands for ModelStreamInfer with responses of type ModelInferResponse."""
 
 
-def call(channel: grpc.Channel, rpc: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Returns the server's answer. `BareStream` is ModelStreamInfer with MLServer's type of response."""
-    is_stream = rpc in ("ModelStreamInfer", "BareStream")
-    method = "ModelStreamInfer" if is_stream else rpc
-    request_type = getattr(messages, "ModelInferRequest" if is_stream else f"{method}Request")
-    response_type = getattr(messages, "ModelInferResponse" if rpc == "BareStream" else f"{method}Response")
-    path, data = f"/{SERVICE}/{method}", json_format.ParseDict(request, request_type()).SerializeToString()
-    begun = time.monotonic()
+def call(channel: Any, rpc: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Returns the server's answer."""
+    method = "ModelStreamInfer" if rpc == BARE_STREAM else rpc
+    kind = backend_messages.BARE if rpc == BARE_STREAM else ""
+    response_type = backend_messages.response_type(method, kind)
+    data = backend_messages.from_json(request, backend_messages.request_type(method)).SerializeToString()
     responses: list[bytes] = []
-    code, details = "OK", ""
+    status = {"code": "OK", "details": ""}
     try:
-        if is_stream:
-            responses.extend(channel.stream_stream(path)(iter([data]), timeout=SECONDS))
+        if method == "ModelStreamInfer":
+            responses.extend(channel.stream_stream(f"{SERVICE}{method}")(iter([data]), timeout=SECONDS))
         else:
-            responses.append(channel.unary_unary(path)(data, timeout=SECONDS))
+            responses.append(channel.unary_unary(f"{SERVICE}{method}")(data, timeout=SECONDS))
     except grpc.RpcError as error:
-        code, details = error.code().name, error.details() or ""
+        status = {"code": error.code().name, "details": error.details() or ""}
     return {
-        "responses": [as_dict(response_type.FromString(response)) for response in responses],
-        "code": code,
-        "details": details,
-        "seconds": round(time.monotonic() - begun, 3),
+        "responses": [backend_messages.to_json(response_type.FromString(message)) for message in responses],
+        **status,
     }
-
-
-def as_dict(message: Any) -> dict[str, Any]:
-    return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
 if __name__ == "__main__":
     with grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}") as channel:
         for line in sys.stdin:
-            print(json.dumps(call(channel, **json.loads(line))), flush=True)
+            print(json.dumps(call(channel, **json.loads(line)), ensure_ascii=False), flush=True)

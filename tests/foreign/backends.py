@@ -27,6 +27,8 @@ class Backend:
     """Whether it sends its answer in parts."""
     notices_leaving: bool = True
     """Whether the model ends when its client leaves."""
+    loses_text: bool = False
+    """Whether text that was generated before a failure may be missing."""
     has_reasons: bool = True
     """Whether it reports why an answer ended, or counts from which that follows."""
     has_counts: bool = True
@@ -76,7 +78,9 @@ BACKENDS = (
         "ensemble",
         dialect="trtllm",
         models=("ensemble", "tensorrt_llm_bls"),
-        notices_leaving=False,  # an ensemble doesn't pass a cancellation to a step that runs
+        # An ensemble cancels no step that runs, and drops what is in its last step when another one fails.
+        notices_leaving=False,
+        loses_text=True,
         keeps_n=True,
         refused=TRTLLM_REFUSED,
     ),

@@ -107,6 +107,8 @@ def server(backend: Backend, folder: Path) -> Iterator[Network]:
     command, variables = COMMANDS[backend.server](backend, folder)
     variables = {**variables, engine.LOG_VARIABLE: str(folder / "engine.log")}
     with ExitStack() as stack:
+        if backend.server == "triton":
+            stack.callback(triton.clean_up, folder)
         place = stack.enter_context(network(folder))
         stack.enter_context(process(place, command, variables, folder / "server.log", SERVER_PORT))
         yield place

@@ -114,12 +114,13 @@ def command(name: str, folder: Path, port: int) -> list[str]:
         str(tritonserver),
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
-        f"--backend-config=python,shm-region-prefix-name={folder.name}",
+        f"--backend-config=python,shm-region-prefix-name={_shared_memory(folder)}",
         "--grpc-address=127.0.0.1",
         f"--grpc-port={port}",
         "--allow-http=false",
         "--allow-metrics=false",
         "--exit-on-error=false",
+        "--exit-timeout-secs=3",
         "--log-verbose=0",
     ]
 
@@ -129,6 +130,17 @@ def variables() -> dict[str, str]:
     first environment in PATH; it finds this checkout as the working directory."""
     path = os.pathsep.join([str(setup.environment("triton") / "bin"), os.environ["PATH"]])
     return {"PATH": path, "LD_LIBRARY_PATH": sysconfig.get_config_var("LIBDIR"), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def clean_up(folder: Path) -> None:
+    """Removes the shared memory that a server left, if it was killed."""
+    for path in Path("/dev/shm").glob(f"{_shared_memory(folder)}*"):
+        path.unlink()
+
+
+def _shared_memory(folder: Path) -> str:
+    """Returns the beginning of the names of the server's regions of shared memory."""
+    return f"{folder.name}-{os.getpid()}-"
 
 
 def _package() -> Path:

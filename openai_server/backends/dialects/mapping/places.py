@@ -141,6 +141,8 @@ class Draft:
         if place.constants_at_zero is not None and list(elements) == [0]:
             self.add_constants(place.constants_at_zero)
             return
+        if settings.zero is not None and list(elements) == [0]:
+            elements = [settings.zero]
         try:
             self._put(place, elements)
         except tensors.TensorError as error:
@@ -180,7 +182,9 @@ def _out_of_range(field_name: str, bound: str, elements: Elements) -> Unsupporte
 
 def for_seed(seed: int, place: BoundPlace) -> int:
     """The client's seed as the datatype of its place can hold it."""
-    if place.tensor is None or place.tensor.datatype == "INT64":
+    if place.tensor is None:
+        return seed & 0x7FFFFFFFFFFFFFFF  # engines refuse negative seeds, or take -1 as none
+    if place.tensor.datatype == "INT64":
         return seed
     if place.tensor.datatype == "UINT64":
         return seed & 0xFFFFFFFFFFFFFFFF

@@ -58,6 +58,8 @@ class Place(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Greatest value that the backend accepts."""
     with_: dict[str, AnyConstant] = field(default_factory=dict, name="with")
     """Constants that are sent together with the value: tensor → value."""
+    zero: float | None = None
+    """The value that is sent instead of 0."""
     at_zero: dict[str, AnyConstant] | None = None
     """Constants that are sent instead of the value 0."""
 

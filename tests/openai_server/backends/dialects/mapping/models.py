@@ -39,8 +39,8 @@ ENSEMBLE = Description(
     platform="ensemble",
     is_decoupled=True,
     inputs=tensors_of(
-        "text_input:BYTES max_tokens:INT32 stop_words:BYTES stream:BOOL temperature:FP32 top_k:INT32 seed:UINT64 "
-        "exclude_input_in_output:BOOL return_num_input_tokens:BOOL return_num_output_tokens:BOOL "
+        "text_input:BYTES max_tokens:INT32 stop_words:BYTES stream:BOOL temperature:FP32 top_p:FP32 top_k:INT32 "
+        "seed:UINT64 exclude_input_in_output:BOOL return_num_input_tokens:BOOL return_num_output_tokens:BOOL "
         "num_return_sequences:INT32",
         (-1, 1),
     ),

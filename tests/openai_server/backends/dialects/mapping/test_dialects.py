@@ -24,7 +24,14 @@ VLLM, ENSEMBLE, LLMAPI = dialect_of(models.VLLM), dialect_of(models.ENSEMBLE), d
 def test_vllm_gets_its_parameters_as_one_json_object() -> None:
     call = call_of(VLLM, max_tokens=5, temperature=0.5, stop=["a", "b"], seed=-(1 << 40), top_k=-1, n=2, logit_bias={})
     inputs = inputs_of(call)
-    parameters = {"max_tokens": 5, "temperature": 0.5, "stop": ["a", "b"], "seed": -(1 << 40), "top_k": 0, "n": 2}
+    parameters = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "stop": ["a", "b"],
+        "seed": (1 << 63) - (1 << 40),
+        "top_k": -1,
+        "n": 2,
+    }
     assert json.loads(inputs.pop("sampling_parameters")[0]) == parameters
     assert inputs == {
         "text_input": [b"Hi"],
@@ -36,6 +43,17 @@ def test_vllm_gets_its_parameters_as_one_json_object() -> None:
     }
     assert call.request.parameters[contract.PARAM_EMPTY_FINAL].bool_param
     assert call.prompt_input == "text_input"
+
+
+@pytest.mark.parametrize(
+    ("body", "parameters"),
+    [
+        ({"top_p": 0}, {"top_p": 1e-6, "max_tokens": 16}),
+        ({"seed": -1}, {"seed": (1 << 63) - 1, "max_tokens": 16}),
+    ],
+)
+def test_vllm_gets_no_value_that_it_refuses(body: dict[str, Any], parameters: dict[str, Any]) -> None:
+    assert json.loads(inputs_of(call_of(VLLM, **body))["sampling_parameters"][0]) == parameters
 
 
 @pytest.mark.parametrize(
@@ -148,6 +166,13 @@ def test_trtllm_gets_tensors_with_a_batch_dimension() -> None:
     assert inputs["exclude_input_in_output"] == [True]
 
 
+@pytest.mark.parametrize("body", [{"temperature": 0}, {"top_p": 0}, {"temperature": 0, "top_k": 5}])
+def test_greedy_requests_are_the_likeliest_token_for_trtllm(body: dict[str, Any]) -> None:
+    inputs = inputs_of(call_of(ENSEMBLE, **body))
+    assert inputs["top_k"] == [1]
+    assert not inputs.keys() & {"temperature", "top_p"}
+
+
 def test_trtllm_always_gets_a_limit() -> None:
     turn = models.turn_of()
     turn.token_limit = None
@@ -231,8 +256,10 @@ def test_mlserver_gets_arguments_of_the_pipeline() -> None:
     }
     raw = {tensor.name for tensor in call.request.inputs if tensor.parameters["content_type"].string_param == "raw"}
     assert raw == {"max_new_tokens", "temperature", "do_sample", "return_full_text"}
-    greedy = inputs_of(call_of(dialect, temperature=0))
+    greedy = inputs_of(call_of(dialect, temperature=0, top_p=0.5))
     assert (greedy["do_sample"], "temperature" in greedy) == ([False], False)
+    for name in ("top_p", "top_k"):
+        assert inputs_of(call_of(dialect, **{name: 1}))["do_sample"] == [True]  # type: ignore[arg-type]
     assert answer_of(call, response(output='[{"generated_text": "yes"}]')) == ({0: "yes"}, {0: None}, None)
     with pytest.raises(BackendError, match="not JSON"):
         answer_of(call, response(output="yes"))

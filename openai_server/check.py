@@ -63,19 +63,26 @@ async def _report(app: App, pool: Pool, catalog: Catalog) -> bool:
     except (BackendError, APIError) as error:
         click.echo(f"no models: {error}")
         return False
-    for member in pool.members:
-        server = await member.backend.server()
-        click.echo(f"backend {member.backend.target}: {server.name or 'without a name'}")
     results = []
+    for member in pool.members:
+        try:
+            server = await member.backend.server()
+        except BackendError as error:
+            click.echo(f"backend {member.backend.target}: {error.message}")
+            results.append(False)
+        else:
+            click.echo(f"backend {member.backend.target}: {server.name or 'without a name'}")
+    has_text = False
     for model in models:
         click.echo(f"\nmodel {model.name}")
         for title, text in describe(model):
             click.echo(line(title, text))
         if model.is_text_model:
+            has_text = True
             results.append(await _try(app, model))
-    if not results:
+    if not has_text:
         click.echo("\nno text model")
-    return bool(results) and all(results)
+    return has_text and all(results)
 
 
 def describe(model: Model) -> Iterator[tuple[str, str]]:

@@ -214,6 +214,8 @@ class Generator:
         target = Target(name, model.input_names, id, version)
         building = dialect.calls(turn, prompts, target, inputs, streams=streams)
         calls = list(building) if len(prompts) <= AT_ONCE else await spread(building)
+        for call in calls:
+            call.model = model.name
         return _Prepared(ResolvedModel(model.name, format), model.members, calls, dialect)
 
 

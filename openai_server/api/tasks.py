@@ -79,7 +79,7 @@ class Task:
         """The responses to the calls, each converted by `read`."""
 
         async def result(call: ModelInferRequest) -> T:
-            return read(await self.services.pool.infer(call, model.members))
+            return read(await self.services.pool.infer(call, model.members, model.name))
 
         return await gather([result(call) for call in calls])
 

@@ -17,11 +17,11 @@ from grpc import aio
 from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve import poc
-from openai_server.backends.dialects.anyserve.dialect import FOREIGN_SERVERS, TRITON
-from openai_server.backends.dialects.base import Call
+from openai_server.backends.dialects.anyserve.dialect import TRITON
+from openai_server.backends.dialects.base import Call, Rpc
 from openai_server.backends.dialects.description import Description, IndexEntry, ServerDescription
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
-from openai_server.backends.lone_call import answer_into
+from openai_server.backends.lone_call import NotImplementedCall, answer_into
 from openai_server.backends.lookups import Lookups, result_of
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
@@ -77,8 +77,8 @@ class Backend:
         self._server_lock = asyncio.Lock()
         self._server: ServerDescription | None = None
         """The server on the current connection; None is unknown."""
-        self._lacks_streams = False
-        """Whether the server has refused ModelStreamInfer, which some servers don't implement."""
+        self._unimplemented: set[tuple[str, Rpc]] = set()
+        """Calls that the server doesn't implement, by the name of the model."""
         self._shared: SharedStream | None = None
         self._n_unary = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -140,7 +140,8 @@ class Backend:
             self._outages.back()
             self.recheck_readiness()
             await self._channel.wait_for_state_change(state)
-            self.usable, self._server, self._lacks_streams = False, None, False
+            self.usable, self._server = False, None
+            self._unimplemented.clear()
             lost()
             self._outages.lost(await self._failure() or "the connection was closed")
 
@@ -257,7 +258,7 @@ class Backend:
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Makes a unary call. Raises BackendError."""
-        if self._server is None or self._server.name not in FOREIGN_SERVERS:
+        if self.is_own:
             _set_caller(request)
         self._n_unary += 1
         try:
@@ -285,7 +286,7 @@ class Backend:
 
     def _start(self, call: Call, k: int, mailbox: Mailbox) -> Cancel:
         request = call.request
-        if self._server is not None and self._server.name not in FOREIGN_SERVERS:
+        if self.is_own:
             _set_caller(request)
         is_own = call.read_whole is not None
         if is_own and self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
@@ -337,9 +338,11 @@ class Backend:
 
     async def _call_alone(self, call: Call, k: int, mailbox: Mailbox) -> None:
         """A stream for one request, or a unary call whose answer arrives as a whole."""
-        if self._lacks_streams and call.fallback is not None:
-            call = call.fallback
         request = call.request
+        kind = request.model_name, call.rpc
+        if call.fallback is not None and kind in self._unimplemented:
+            call = call.fallback()
+            request = call.request
 
         def open(requests: AsyncIterator[ModelInferRequest], is_bare: bool) -> AsyncGenerator[Any, None]:
             return self._open(requests, self._timeout, request, self._bare_stream if is_bare else None)
@@ -348,12 +351,14 @@ class Backend:
             if (size := request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
                 raise request_too_large(size, channel.MAX_MESSAGE_BYTES)
             usage = await answer_into(mailbox, k, call, open, self.infer)
-        except BackendError as error:
-            if error.status == "UNIMPLEMENTED" and call.fallback is not None and not self._lacks_streams:
-                self._lacks_streams = True
-                await self._call_alone(call, k, mailbox)
-            else:
+        except NotImplementedCall as error:
+            if call.fallback is None:
                 mailbox.fail(k, error)
+            else:
+                self._unimplemented.add(kind)
+                await self._call_alone(call, k, mailbox)
+        except BackendError as error:
+            mailbox.fail(k, error)
         except Exception:
             log.exception("request '%s' failed", request.id)
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))

@@ -14,15 +14,15 @@ from typing import Any, TypeVar
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
 from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup
-from openai_server.backends.metadata import split_version
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
-from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
+from openai_server.backends.pool import UNAVAILABLE_STATUSES, Listener, Member, Pool, load, may_succeed_elsewhere
 from openai_server.core.errors import (
     BackendError,
     ModelNotFound,
     NoTextModel,
     TaskNotSupported,
     Unavailable,
+    UnknownDialect,
     UnsupportedParameter,
 )
 
@@ -100,11 +100,16 @@ class Catalog(Listener):
 
     def failed(self, member: Member, model: str, error: BackendError) -> None:
         inventory = self._directory.inventory(member)
-        if inventory is None or not inventory.names or error.status not in ("UNAVAILABLE", "NOT_FOUND"):
+        if inventory is None or not inventory.names:
+            return
+        if error.status not in ("UNAVAILABLE", "NOT_FOUND"):
+            # Another server may have loaded the model again, with other tensors.
+            if error.status in ("INVALID_ARGUMENT", "UNKNOWN", "INTERNAL") and not member.backend.is_own:
+                inventory.renew(model, alone=True)
             return
         if error.status == "NOT_FOUND" and self._directory.has_another(model, member):
             inventory.drop(model)
-        inventory.renew()
+        inventory.renew(model)
 
     def _changed(self, name: str | None) -> None:
         self._directory.change(name)
@@ -135,9 +140,10 @@ class Catalog(Listener):
         if failed:
             models = without(models, failed) or models
         if len(models) > 1:
-            models = tuple(sorted(models, key=lambda model: min(map(load, model.members))))
+            models = tuple(sorted(models, key=lambda model: (not model.is_text_model, min(map(load, model.members)))))
+            models = tuple(model for model in models if model.is_text_model) or models[:1]
             for model in models[:-1]:
-                with suppress(TaskNotSupported, UnsupportedParameter):
+                with suppress(TaskNotSupported, UnknownDialect, UnsupportedParameter):
                     return await build(model)
         return await build(models[-1])
 
@@ -145,6 +151,8 @@ class Catalog(Listener):
         """The backends that the next attempt must leave out; None if there should be no other attempt."""
         if not (may_succeed_elsewhere(error) and error.tried):
             return None
+        if error.tried <= failed:
+            return None  # the next attempt would be the same
         failed |= error.tried
         if without(self._directory.known(requested), failed):
             return failed
@@ -202,8 +210,9 @@ class Catalog(Listener):
             name = await self._name(None)
         except NoTextModel as error:
             raise Unavailable(error.message) from error
-        members = [inventory.member for inventory in self._directory.having(name)]
-        if not (members and await self._pool.ready(*split_version(name), members)):
+        inventories = self._directory.having(name)
+        members = [inventory.member for inventory in inventories]
+        if not (members and await self._pool.ready(*inventories[0].address(name), members)):
             raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")
 
     async def _find(self, requested: str | None) -> tuple[Model, ...]:
@@ -255,21 +264,26 @@ class Catalog(Listener):
         raise ModelNotFound(requested or "")
 
     async def _decide_default(self) -> None:
-        """Looks up models in the order of the lists until the first one is known that can be the default model.
+        """Looks up models in the order of the lists until the first one is known that can be the default model. A model
+        that can't be looked up is passed over.
 
-        Raises BackendError.
+        Raises BackendError if that applies to all of them.
         """
         directory, tried = self._directory, set[tuple[Inventory, str]]()
+        first: BackendError | None = None
         while (undecided := directory.undecided) is not None and undecided not in tried:
             tried.add(undecided)
             inventory, name = undecided
             try:
                 await asyncio.shield(inventory.look_up(name))
             except BackendError as error:
-                if error.status != "NOT_FOUND":
+                if error.status in UNAVAILABLE_STATUSES and not inventory.member.backend.connected:
                     raise
+                first = first or error
                 inventory.missing.add(name)
             directory.arrange()
+        if first is not None and directory.target(None) is None:
+            raise first.with_traceback(None)
 
     # ---- Lookups
 

@@ -16,8 +16,9 @@ from anyserve_common.pem_files import PEMFiles
 MAX_MESSAGE_BYTES = 64 << 20
 RECONNECT_INTERVAL = 1.0
 """Seconds between attempts to connect, and the time limit of each."""
-DEFAULT_PING_INTERVAL = 60.0
-"""Seconds between pings to a server that doesn't permit frequent ones: it may take more pings for an attack."""
+DEFAULT_PING_INTERVAL = 310.0
+"""Seconds between pings to a server that doesn't permit frequent ones. gRPC's servers close a connection on which pings
+come within 300 seconds without data, as during a long answer that is not streamed."""
 DEFAULT_PING_TIMEOUT = 20.0
 """Seconds to wait for the answer to such a ping."""
 Options = list[tuple[str, int | str]]

@@ -106,7 +106,9 @@ class Directory:
     def known(self, requested: str | None) -> tuple[Model, ...]:
         """The forms of the requested model; empty if a lookup is needed. No name is the default model."""
         requested = requested or ""
-        return self.models.get(requested) or self.models.get(self._synonyms.get(requested, ""), ())
+        if (models := self.models.get(requested)) is None and (synonym := self._synonyms.get(requested)) is not None:
+            models = self.models.get(synonym)
+        return models or ()
 
     def target(self, requested: str | None) -> str | None:
         """The name of the model, even if its backend is gone; None if it is unknown."""
@@ -206,6 +208,7 @@ class Directory:
                     break
             else:
                 groups.append((metadata, [member]))
+        groups.sort(key=lambda group: not group[0].is_text_model)  # others of the same name are of no use
         if groups:
             self.models[name] = tuple(
                 Model(

@@ -48,6 +48,13 @@ def _rpc_error(error: aio.AioRpcError, request: Message | None = None) -> Backen
     return BackendError(status, message, details)
 
 
+def is_refused(error: BackendError) -> bool:
+    """Whether the server refuses or fails a kind of call that others need not: a lookup that it doesn't implement, or
+    that it restricts."""
+    is_restricted = error.status == "UNAVAILABLE" and "restricted" in error.message
+    return is_restricted or error.status not in ("UNAVAILABLE", "CANCELLED", "NOT_FOUND", "DEADLINE_EXCEEDED")
+
+
 def request_too_large(size: int, limit: int) -> BackendError:
     message = f"The request takes {size} bytes in the backend's format; the limit is {limit} bytes."
     return BackendError("RESOURCE_EXHAUSTED", message, {contract.ERROR_REASON: REQUEST_TOO_LARGE})

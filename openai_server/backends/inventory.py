@@ -21,6 +21,7 @@ from anyserve_common import logs
 from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.description import Description, IndexEntry
+from openai_server.backends.failures import is_refused
 from openai_server.backends.metadata import Metadata, listed, split_version
 from openai_server.backends.model_settings import NO_SETTINGS, ModelSettings
 from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 Lookup = asyncio.Task[None]
 
+MAX_RENEWED = 16
+"""A backend with more models looks only those up again whose calls have failed."""
 LOOKUP_INTERVAL = 1.0
 """Seconds between two lookups for the same reason: unknown names, or errors of calls."""
 MEMORY_SECONDS = 600.0
@@ -61,8 +64,12 @@ class Inventory:
         self._was_ready: set[str] = set()
         self.models: dict[str, Metadata] = {}
         """Metadata of these models, as far as known, by name; also by `name@version`."""
+        self._served_here_names: set[str] = set()
+        """Models of `served` that the backend has; their names may have a version."""
         self.missing: set[str] = set()
         """Names of the listed models that the backend has no metadata for."""
+        self._failing: set[str] = set()
+        """Names of the models whose last lookup has failed."""
         self._reported: set[str] = set()
         """Names of the models without a dialect that the log has a line for."""
         self.tried = False
@@ -82,6 +89,10 @@ class Inventory:
         self._renewal: asyncio.Task[None] | None = None
         self._outdated = False
         """Whether a call has failed since everything was looked up."""
+        self._stale: set[str] = set()
+        """Models whose calls have failed since then."""
+        self._only_stale = False
+        """Whether the next renewal is for these models only."""
 
     def forget(self) -> None:
         """Drops everything. Lookups in progress still return their results, which are not kept."""
@@ -103,6 +114,11 @@ class Inventory:
     def _remember(self) -> None:
         if self.names:
             self._last_names, self._last_until = self.names, self._clock() + MEMORY_SECONDS
+
+    def address(self, name: str) -> tuple[str, str]:
+        """The name and the version by which the backend is called; the version is empty if the backend chooses it."""
+        is_whole_name = name in self.names and name not in self._served_here_names
+        return (name, "") if is_whole_name else split_version(name)
 
     def has(self, name: str) -> bool:
         """Whether the backend lists the model, or this version of it."""
@@ -132,9 +148,13 @@ class Inventory:
 
     # ---- In the background
 
-    def renew(self) -> None:
-        """Looks everything up again in the background, and retries if that fails."""
+    def renew(self, model: str | None = None, *, alone: bool = False) -> None:
+        """Looks everything up again in the background, and retries if that fails. `model`: the model of the call that
+        has failed; if the backend has many, or if `alone`, no other one is looked up again."""
         self._outdated = True
+        if model is not None:
+            self._stale.add(model)
+        self._only_stale = alone and (self._only_stale or self._renewal is None or self._renewal.done())
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew(), context=Context())  # it outlives this request
 
@@ -142,8 +162,10 @@ class Inventory:
         while self._outdated:
             self._outdated = False  # a later error sets it again
             try:
+                stale, self._stale = self._stale, set()
+                only_stale, self._only_stale = self._only_stale or len(self.models) > MAX_RENEWED, False
                 await asyncio.shield(self.look_up_names())
-                for name in list(self.models):
+                for name in [name for name in self.models if name in stale or not only_stale]:
                     await self._look_up_again(name)
             except BackendError as error:
                 log.debug("%s: can't look up the models again: %s", self.member.backend.target, error)
@@ -205,10 +227,12 @@ class Inventory:
             try:
                 entries = await self.member.backend.index()
             except BackendError as error:
-                if error.status != "UNIMPLEMENTED":
+                if not (is_refused(error) and self._served) and error.status != "UNIMPLEMENTED":
                     raise
                 if not self._served:
                     raise Unavailable("The backend does not list its models; name them with --served-model.") from None
+                entries = []
+            if not entries and self._served:
                 entries = await self._served_here()
             if self._is_kept(None):
                 self._take_index(entries)
@@ -224,14 +248,14 @@ class Inventory:
         """The `served` models that the backend has metadata for. Raises BackendError, Unavailable."""
         known = []
         for served in self._served:
-            name, version = split_version(served)
             try:
-                await self.member.backend.describe(name, version)
+                await self.member.backend.describe(*split_version(served))
             except BackendError as error:
                 if error.status != "NOT_FOUND":
                     raise
             else:
-                known.append(IndexEntry(name, version))
+                known.append(IndexEntry(served))
+                self._served_here_names.add(served)
         if not known:
             raise Unavailable("The backend has none of the models of --served-model.")
         return known
@@ -248,6 +272,10 @@ class Inventory:
         self.missing.clear()
         self.names = tuple(versions)
         self.versions = {name: tuple(filter(None, found)) for name, found in versions.items()}
+        # Only what the backend still lists, or this would grow without end.
+        self._was_ready &= waiting.keys() | versions.keys()
+        self._reported &= waiting.keys() | versions.keys()
+        self._failing &= waiting.keys() | versions.keys()
         self._was_ready.update(versions)
         self.waiting = tuple(name for name in waiting if name in self._was_ready and name not in versions)
         for name in [name for name in self.models if not self.has(name)]:
@@ -260,12 +288,15 @@ class Inventory:
 
     async def _find(self, name: str) -> None:
         backend = self.member.backend
-        base, version = (name, "") if name in self.names else split_version(name)
         try:
-            description, reported = await backend.describe(base, version)
+            description, reported = await backend.describe(*self.address(name))
         except BackendError as error:
             self._recheck_readiness(error)
+            if name not in self._failing:
+                self._failing.add(name)
+                log.warning("%s: can't look up the model '%s': %s", backend.target, name, error.message)
             raise
+        self._failing.discard(name)
         recognized = self._dialects.of(description)
         dialect = recognized.dialect if recognized else None
         # Templates and vocabularies are large, and equal on all backends that have the model.

@@ -10,6 +10,7 @@ from typing import Any
 
 from openai_server.backends.dialects.base import AnswerReader, Call, Rpc
 from openai_server.backends.mailbox import Mailbox
+from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -20,20 +21,39 @@ Infer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]
 """Makes a unary call. Raises BackendError."""
 
 
+class NotImplementedCall(BackendError):
+    """The backend doesn't implement the call for this model; it has sent nothing."""
+
+
 async def answer_into(mailbox: Mailbox, k: int, call: Call, open: Open, infer: Infer) -> Usage | None:
     """Makes the call, and puts its rows into the mailbox, as those of prompt k. Returns the token counts; None if the
-    backend doesn't report them. Raises BackendError."""
+    backend doesn't report them. Raises BackendError; NotImplementedCall if another kind of call may succeed."""
     reader = call.new_reader()
     if call.rpc is Rpc.UNARY:
-        _deliver(reader, reader.read(await infer(call.request)), call.n, k, mailbox)
+        try:
+            response = await infer(call.request)
+        except BackendError as error:
+            if error.status == "UNIMPLEMENTED":
+                raise NotImplementedCall(error.status, error.message, error.details) from None
+            raise
+        _deliver(reader, reader.read(response), call.n, k, mailbox)
     else:
         is_bare = call.rpc is Rpc.BARE_STREAM
-        async with aclosing(open(_only(call.request), is_bare)) as responses:
-            async for response in responses:
-                if not is_bare and response.error_message:
-                    raise call.error_of(response)
-                message = response if is_bare else response.infer_response
-                _deliver(reader, reader.read(message), call.n, k, mailbox)
+        n_responses = 0
+        try:
+            async with aclosing(open(_only(call.request), is_bare)) as responses:
+                async for response in responses:
+                    n_responses += 1
+                    if not is_bare and response.error_message:
+                        raise call.error_of(response)
+                    message = response if is_bare else response.infer_response
+                    _deliver(reader, reader.read(message), call.n, k, mailbox)
+                    if reader.is_complete:
+                        break
+        except BackendError as error:
+            if error.status == "UNIMPLEMENTED" and not n_responses:
+                raise NotImplementedCall(error.status, error.message, error.details) from None
+            raise
     _deliver(reader, reader.end(), call.n, k, mailbox)
     return reader.usage
 

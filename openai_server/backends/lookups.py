@@ -1,5 +1,6 @@
 """The lookups of one server over gRPC: its readiness, its models, and their metadata."""
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,7 @@ from openai_server.backends.dialects.description import (
     describe,
     index_entries,
 )
-from openai_server.backends.failures import FAILURES, failure_of
+from openai_server.backends.failures import FAILURES, failure_of, is_refused
 from openai_server.core.errors import BackendError
 from openai_server.core.load import BackendLoad
 from protos.grpc_predict_v2_pb2 import (
@@ -30,6 +31,7 @@ from protos.grpc_predict_v2_pb2 import (
 if TYPE_CHECKING:
     from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceAsyncStub
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ class Lookups:
         return (await self._call(self._stub.ServerReady, ServerReadyRequest())).ready
 
     async def server(self) -> ServerDescription:
-        metadata = await self._if_implemented(self._stub.ServerMetadata, ServerMetadataRequest())
+        metadata = await self._if_possible(self._stub.ServerMetadata, ServerMetadataRequest())
         if metadata is None:
             return ServerDescription()
         return ServerDescription(metadata.name.lower(), frozenset(metadata.extensions))
@@ -85,11 +87,11 @@ class Lookups:
         """The model, and values of contract.CONFIG_PARAMETERS as far as the server reports them."""
         request = ModelMetadataRequest(name=model, version=version)
         metadata = await self._if_implemented(self._stub.ModelMetadata, request)
-        answer = await self._if_implemented(self._stub.ModelConfig, ModelConfigRequest(name=model, version=version))
+        answer = await self._if_possible(self._stub.ModelConfig, ModelConfigRequest(name=model, version=version))
         config = answer.config if answer else None
         parameters = dict(config_parameters(config))
         if server.name in poc.SERVERS and not server.is_own:
-            info = await self._if_implemented(self._stub.ModelInfer, poc.info_request())
+            info = await self._if_possible(self._stub.ModelInfer, poc.info_request())
             parameters |= poc.parameters(info) if info else {}
         return describe(model, version, server, metadata, config), parameters
 
@@ -100,6 +102,17 @@ class Lookups:
         except BackendError as error:
             if error.status != "UNIMPLEMENTED":
                 raise
+            return None
+
+    async def _if_possible(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
+        """The result of a call whose result is not needed; None if the server refuses it."""
+        try:
+            return await self._call(call, request)
+        except BackendError as error:
+            if not is_refused(error):
+                raise
+            if error.status != "UNIMPLEMENTED":
+                log.debug("%s failed: %s", type(request).__name__, error.message)
             return None
 
     async def _call(self, call: Callable[..., Awaitable[T]], request: Message) -> T:

@@ -308,15 +308,16 @@ class Pool:
     async def answer(self, call: Call, members: Sequence[Member]) -> Answer:
         """The whole answer, of a dialect that reads whole answers. Raises BackendError."""
         prefix = self._prefix(call, members)
-        return await self._with_retries(call.request, members, lambda backend: backend.answer(call), prefix)
+        return await self._with_retries(_name(call), members, lambda backend: backend.answer(call), prefix)
 
-    async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
-        """Raises BackendError."""
-        return await self._with_retries(request, members, lambda backend: backend.infer(request))
+    async def infer(self, request: ModelInferRequest, members: Sequence[Member], model: str = "") -> ModelInferResponse:
+        """`model`: its name in the catalog; empty: as in the request. Raises BackendError."""
+        name = model or request.model_name
+        return await self._with_retries(name, members, lambda backend: backend.infer(request))
 
     async def _with_retries(
         self,
-        request: ModelInferRequest,
+        model: str,
         members: Sequence[Member],
         call: Callable[[Backend], Awaitable[T]],
         prefix: Prefix = (),
@@ -329,7 +330,7 @@ class Pool:
             try:
                 return await call(member.backend)
             except BackendError as error:
-                if (member := self._next_member(error, request.model_name, members, tried, prefix)) is None:
+                if (member := self._next_member(error, model, members, tried, prefix)) is None:
                     raise
 
     @asynccontextmanager
@@ -347,7 +348,7 @@ class Pool:
 
         def retry(k: int, mailbox: Mailbox, error: BackendError) -> Cancel | None:
             request, prefix = calls[k].request, self._prefix(calls[k], members)
-            if (member := self._next_member(error, request.model_name, members, tried[k], prefix)) is None:
+            if (member := self._next_member(error, _name(calls[k]), members, tried[k], prefix)) is None:
                 return None
             tried[k].append(member)
             unnumbered(request)
@@ -358,6 +359,11 @@ class Pool:
             yield mailbox
         finally:
             mailbox.close()
+
+
+def _name(call: Call) -> str:
+    """The name of the model in the catalog."""
+    return call.model or call.request.model_name
 
 
 def _place(member: Member) -> tuple[int, str]:

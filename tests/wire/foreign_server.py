@@ -74,7 +74,7 @@ class ForeignServer(GRPCInferenceServiceServicer):
         self.lacks = frozenset(lacks)
         self.ready = ready
         self.is_bare = is_bare
-        self.models = models
+        self.models = dict(models)
         self.requests: list[ModelInferRequest] = []
 
     async def _model(self, call: str, name: str, context: Context) -> ForeignModel:

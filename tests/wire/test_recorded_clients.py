@@ -50,7 +50,7 @@ SEALED: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def recorded(*, refused: bool) -> list[Any]:
     found = []
-    for path in sorted(FOLDER.iterdir()):
+    for path in sorted(FOLDER.glob("*.json")):
         if (path.stem in REFUSED) == refused:
             requests = json.loads(path.read_text())["requests"]
             found += [pytest.param(request, id=f"{path.stem}-{i}") for i, request in enumerate(requests)]

@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from openai_server.backends import catalog
+from openai_server.backends import catalog, inventory
+from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse, RepositoryIndexResponse
 from tests.wire.foreign_server import ForeignModel, ForeignServer, answer, serving
 from tests.wire.sidecar import Sidecar, app_for
 
@@ -278,3 +279,166 @@ async def test_a_client_that_leaves_cancels_the_call() -> None:
                 await asyncio.sleep(0.1)
             call.disconnect()
             await asyncio.wait_for(hung.wait(), 10)
+
+
+# ---- Faults
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND])
+@pytest.mark.parametrize("model", ["m@1", "m"])
+async def test_a_version_that_fails_is_called_once(stream: bool, status: grpc.StatusCode, model: str) -> None:
+    failing = ForeignModel(**{**vars(VLLM), "answers": [status]})
+    server = ForeignServer("triton", m=failing)
+    async with running(server) as sidecar:
+        assert (await sidecar.complete(prompt="Hi", model=model, stream=stream)).status in (404, 503)
+    assert len(server.requests) == 1
+
+
+async def test_a_stream_that_breaks_is_not_repeated_as_a_whole_answer() -> None:
+    model = ForeignModel(answers=[answer(text_output="abc"), grpc.StatusCode.UNIMPLEMENTED])
+    server = ForeignServer("own", m=model)
+    async with running(server) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "Hi", "stream": True})
+        await asyncio.wait_for(call.task, 10)
+        assert call.reply.body.count(b"abc") == 1
+        assert b"not_implemented" in call.reply.body
+
+
+async def test_a_model_without_streams_leaves_others_theirs() -> None:
+    class Mixed(ForeignServer):
+        async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+            async for request in request_iterator:
+                if request.model_name == "whole":
+                    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no stream")
+                yield ModelStreamInferResponse(infer_response=answer(text_output="a"))
+                yield ModelStreamInferResponse(infer_response=answer(text_output="b"))
+
+    server = Mixed("own", whole=ForeignModel(answers=[answer(text_output="w")]), parts=ForeignModel())
+    async with running(server) as sidecar:
+        for model, texts in (("whole", ["w"]), ("parts", ["a", "b"]), ("whole", ["w"])):
+            events = (await sidecar.complete(prompt="Hi", model=model, stream=True)).events
+            assert [event["choices"][0]["text"] for event in events] == texts
+
+
+async def test_a_server_with_streams_only_answers_as_a_whole() -> None:
+    class Streaming(ForeignServer):
+        async def ModelInfer(self, request: Any, context: Any) -> Any:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "streams only")
+
+    async with running(Streaming("own", m=ForeignModel(answers=[answer(text_output="one")]))) as sidecar:
+        for _ in range(2):
+            assert (await sidecar.complete(prompt="Hi")).json["choices"][0]["text"] == "one"
+
+
+async def test_a_stream_ends_with_its_mark_though_the_server_keeps_it_open() -> None:
+    class Open(ForeignServer):
+        async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+            async for response in super().ModelStreamInfer(request_iterator, context):
+                yield response
+            await asyncio.Event().wait()
+
+    last = answer(True, token="one")
+    model = ForeignModel(inputs="prompt:BYTES", outputs="token:BYTES", decoupled=True, answers=[last])
+    async with running(Open("triton", m=model)) as sidecar:
+        assert text_of((await asyncio.wait_for(sidecar.complete(prompt="Hi", stream=True), 10)).events) == "one"
+
+
+async def test_a_model_without_metadata_does_not_keep_the_others_from_being_the_default(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(ForeignServer):
+        async def ModelMetadata(self, request: Any, context: Any) -> Any:
+            if request.name == "first":
+                await context.abort(grpc.StatusCode.INTERNAL, "no metadata")
+            return await super().ModelMetadata(request, context)
+
+    with caplog.at_level(logging.WARNING):
+        async with running(Broken("triton", first=PLAIN, second=PLAIN)) as sidecar:
+            assert (await sidecar.complete(prompt="Hi")).json["model"] == "second"
+            assert (await sidecar.get("/readyz")).status == 200
+            assert await names_of(sidecar) == ["second"]
+    assert caplog.text.count("can't look up the model 'first': no metadata") == 1
+
+
+@pytest.mark.parametrize("call", ["ServerMetadata", "ModelConfig"])
+async def test_lookups_that_are_restricted_are_done_without(call: str) -> None:
+    class Restricted(ForeignServer):
+        async def _check(self, name: str, context: Any) -> None:
+            if name == call:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "This protocol is restricted, expecting header")
+            await super()._check(name, context)
+
+    async with running(Restricted("own", m=ForeignModel(answers=PLAIN.answers))) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).status == 200
+
+
+@pytest.mark.parametrize("index", ["refused", "empty"])
+async def test_served_models_replace_an_index_that_is_refused_or_empty(index: str) -> None:
+    class Unlisted(ForeignServer):
+        async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+            if index == "refused":
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+            return RepositoryIndexResponse()
+
+    server = Unlisted("triton", m=PLAIN)
+    async with running(server, served_model=("m@1",)) as sidecar:
+        assert await names_of(sidecar) == ["m@1"]
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "m@1"
+        assert (server.requests[-1].model_name, server.requests[-1].model_version) == ("m", "1")
+
+
+async def test_names_with_an_at_sign_are_whole_names() -> None:
+    server = ForeignServer("triton")
+    server.models["user@model"] = PLAIN
+    async with running(server) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).json["model"] == "user@model"
+        assert (await sidecar.get("/readyz")).status == 200
+        assert (server.requests[-1].model_name, server.requests[-1].model_version) == ("user@model", "")
+
+
+async def test_a_model_that_is_loaded_with_other_tensors_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "LOOKUP_INTERVAL", 0)
+
+    class Checking(ForeignServer):
+        async def ModelInfer(self, request: Any, context: Any) -> Any:
+            known = {word.split(":")[0] for word in self.models["m"].inputs.split()}
+            if not {tensor.name for tensor in request.inputs} <= known:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "unexpected inference input")
+            return await super().ModelInfer(request, context)
+
+    model = ForeignModel(answers=PLAIN.answers, decoupled=False)
+    async with running(Checking("triton", m=model)) as sidecar:
+        assert (await sidecar.complete(prompt="Hi")).status == 200
+        model.inputs = "text_input:BYTES"
+        assert (await sidecar.complete(prompt="Hi")).status == 400
+        for _ in range(100):
+            reply = await sidecar.complete(prompt="Hi")
+            if reply.status == 200:
+                break
+            await asyncio.sleep(0.01)
+        assert reply.status == 200
+
+
+async def test_a_model_that_a_server_has_in_a_form_of_no_use_is_used_from_another() -> None:
+    async with serving(ForeignServer("triton", m=IDS)) as bad, serving(ForeignServer("triton", m=PLAIN)) as good:
+        for ports in ((bad, good), (good, bad)):
+            endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
+            async with app_for(bad, anyserve_endpoint=endpoints) as sidecar:
+                assert await names_of(sidecar) == ["m"]
+                for _ in range(4):
+                    assert (await sidecar.complete(prompt="Hi", model="m")).status == 200
+
+
+async def test_a_model_like_ours_with_further_inputs_is_not_taken_for_ours() -> None:
+    model = ForeignModel(
+        inputs="prompt:BYTES max_tokens:INT32 stop:BYTES exclude_input_in_output:BOOL",
+        outputs="text:BYTES",
+        decoupled=False,
+        answers=[answer(text="one END two")],
+    )
+    server = ForeignServer("triton", m=model)
+    async with running(server) as sidecar:
+        reply = await sidecar.complete(prompt="Hi", stop="END")
+        assert reply.json["choices"][0]["text"] == "one "
+        assert "exclude_input_in_output" in {tensor.name for tensor in server.requests[-1].inputs}

@@ -64,6 +64,10 @@ class AnswerReader(Protocol):
         """None if the backend has not reported it yet."""
 
     @property
+    def is_complete(self) -> bool:
+        """Whether nothing more is expected, so that the call can end."""
+
+    @property
     def timings(self) -> Timings | None:
         """Times up to the last row. None: not requested, or not reported."""
 
@@ -91,8 +95,10 @@ class Call:
     """Name of the tensor with the prompt or the messages; empty: no tensor holds it alone."""
     read_whole: Callable[[ModelInferResponse, int], Answer] | None = None
     """Reads a whole answer with this number of choices. None: whole answers are collected by a reader too."""
-    fallback: "Call | None" = None
-    """The unary call to make if the backend doesn't implement ModelStreamInfer."""
+    fallback: "Callable[[], Call] | None" = None
+    """Builds the call to make if the backend doesn't implement that of `rpc`."""
+    model: str = ""
+    """Name of the model in the catalog, which the request may address by another one."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):

@@ -39,7 +39,9 @@ class IndexEntry(Struct, frozen=True):
 def index_entries(index: RepositoryIndexResponse) -> list[IndexEntry]:
     # A server without states lists only models that are ready. MLServer writes an enum's name before its value.
     return [
-        IndexEntry(model.name, model.version, model.state.rpartition(".")[2] in ("READY", "")) for model in index.models
+        IndexEntry(model.name, model.version, model.state.rpartition(".")[2] in ("READY", ""))
+        for model in index.models
+        if model.name
     ]
 
 

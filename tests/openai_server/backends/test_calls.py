@@ -197,8 +197,15 @@ async def test_a_failed_lookup_of_extensions_is_repeated() -> None:
 # ---- Whole answers
 
 
-async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: RequestContext) -> None:
+async def test_the_caller_is_not_sent_to_servers_of_others(context: RequestContext) -> None:
     backend, channel = await learned()
+    await answer_of(backend, request())
+    [(_, sent, _)] = channel.calls
+    assert contract.PARAM_CALLER not in sent.parameters
+
+
+async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: RequestContext) -> None:
+    backend, channel = await learned(PINGS)
     assert await answer_of(backend, request()) == "called"
     [(_, sent, options)] = channel.calls
     assert options["timeout"] == 9

@@ -20,6 +20,8 @@ from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 _UNFINISHED = ("", contract.NOT_FINISHED)
+_REASONS = (contract.FINISH_STOP, contract.FINISH_LENGTH, "content_filter", "tool_calls")
+"""Finish reasons of the API."""
 T = TypeVar("T")
 
 
@@ -30,6 +32,8 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     if len(texts) != n:
         raise _bad_answer(f"sent {len(texts)} choices, but {n} were requested")
     reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
+    if unknown := [reason for reason in reasons if reason not in (*_REASONS, *_UNFINISHED)]:
+        raise _bad_answer(f"ended the answer for the reason '{unknown[0]}'")
     logprobs = outputs.logprobs()
     choices = [
         Choice(i, text, None if reason in _UNFINISHED else reason, logprobs.get(i, ()))
@@ -90,6 +94,8 @@ class StreamReader:
         self._unfinished = set(range(n))
         self._has_reasons = False
         """Whether the backend reports finish reasons."""
+        self._marks_end = False
+        """Whether the backend marks the last response."""
         self._is_final = False
         """Whether the backend has marked a response as the last one."""
         self._is_whole = False
@@ -105,6 +111,7 @@ class StreamReader:
     def read(self, response: ModelInferResponse) -> list[Row]:
         """The rows in the response. Raises BackendError."""
         if contract.PARAM_FINAL in response.parameters:
+            self._marks_end = True
             self._is_final |= response.parameters[contract.PARAM_FINAL].bool_param
         if not response.outputs:
             return []
@@ -128,6 +135,8 @@ class StreamReader:
             finished = reason not in _UNFINISHED
             if finished:
                 self._unfinished.discard(index)
+                if reason not in _REASONS:
+                    raise _bad_answer(f"ended the answer for the reason '{reason}'")
             rows.append((index, token, reason if finished else None, logprobs.get(index, ())))
         return rows
 
@@ -136,11 +145,16 @@ class StreamReader:
 
         Raises BackendError if the answer is incomplete.
         """
-        if self._unfinished and (self._has_reasons or not (self._is_final or self._is_whole)):
+        if self._unfinished and (self._has_reasons or not (self._is_final or (self._is_whole and not self._marks_end))):
             raise _bad_answer("ended the stream early")
         if self._derives_stop and self._is_final:
             return [(index, b"", contract.FINISH_STOP, ()) for index in sorted(self._unfinished)]
         return []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the backend has marked the end: a server may keep the stream open."""
+        return self._is_final and not (self._unfinished and self._has_reasons)
 
     @property
     def timings(self) -> Timings | None:
@@ -187,10 +201,16 @@ def _timings(usage: Usage | None, n_begun: int, prompt_ms: float | None, complet
     return Timings(usage, n_begun, prompt_ms, completion_ms)
 
 
+def status_of(message: str) -> str:
+    """The status of an error in a stream that has none. Triton sends only a message."""
+    return "NOT_FOUND" if "Request for unknown model" in message else "UNKNOWN"
+
+
 def stream_error(response: ModelStreamInferResponse) -> BackendError:
     """The error of one request. A stream has no status for it: the status is in the parameters, or UNKNOWN."""
     details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
-    return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
+    status = details.get(contract.ERROR_STATUS) or status_of(response.error_message)
+    return BackendError(status, response.error_message, details)
 
 
 # ---- Step batches

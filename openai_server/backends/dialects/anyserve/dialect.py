@@ -13,6 +13,7 @@ from openai_server.backends.dialects.guides import guide_inputs
 from openai_server.backends.dialects.inputs import EVERYTHING, fields
 from openai_server.core.turn import NO_GUIDE, Prompt, Turn
 from protos import contract
+from protos.contract import TensorSpec
 
 NAME = "anyserve"
 TRITON = "triton"
@@ -75,7 +76,7 @@ class AnyServe:
             read_whole = None if self.collects else decode.answer
             call = Call(request, n, self._rpc, reader, stream_error, prompt_input, read_whole)
             if streams and self._rpc is Rpc.EITHER:
-                call.fallback = Call(request, n, Rpc.UNARY, reader, stream_error, prompt_input)
+                call.fallback = partial(Call, request, n, Rpc.UNARY, reader, stream_error, prompt_input)
             yield call
 
     def fields(self, turn: Turn) -> Mapping[str, str]:
@@ -107,9 +108,23 @@ def recognize(description: Description) -> Recognized | None:
         return Recognized(AnyServe(), "the server reports no tensors, so that this project's contract is assumed")
     if not names & _PROMPTS or (description.outputs and not description.output_names & _TEXTS):
         return None
-    if description.required - _INPUTS:
+    # Other models have some of these names too, with other manners: see the files in builtin/.
+    if not all(_has_kind(tensor, _INPUTS_BY_NAME) for tensor in description.inputs):
+        return None
+    outputs = [tensor for tensor in description.outputs if tensor.name in _OUTPUTS_BY_NAME]
+    if not all(_has_kind(tensor, _OUTPUTS_BY_NAME) for tensor in outputs) or description.required - _PROMPTS:
         return None
     return Recognized(bound(description), "it has the prompt and the text of this project's contract")
+
+
+def _has_kind(tensor: TensorDescription, specs: Mapping[str, TensorSpec]) -> bool:
+    """Whether the tensor is in the contract, with the same kind of elements: texts, booleans, integers or numbers."""
+    spec = specs.get(tensor.name)
+    return spec is not None and (not tensor.datatype or _kind(tensor.datatype) == _kind(spec.datatype))
+
+
+def _kind(datatype: str) -> str:
+    return datatype.removeprefix("U").rstrip("0123456789")
 
 
 def bound(description: Description) -> AnyServe:
@@ -133,6 +148,6 @@ def _rpc(description: Description) -> Rpc:
 
 
 _INPUTS_BY_NAME = {spec.name: spec for spec in contract.INPUTS}
-_INPUTS = frozenset(_INPUTS_BY_NAME)
+_OUTPUTS_BY_NAME = {spec.name: spec for spec in contract.OUTPUTS}
 _PROMPTS = frozenset({contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name})
 _TEXTS = frozenset({contract.TEXT.name, contract.TOKEN.name})

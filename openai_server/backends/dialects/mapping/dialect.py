@@ -113,8 +113,7 @@ class Mapped:
                 yield build(self._rpc, id)
                 continue
             call = build(Rpc.STREAM if streams else Rpc.UNARY, id)
-            if streams:
-                call.fallback = build(Rpc.UNARY, id)
+            call.fallback = partial(build, Rpc.UNARY if streams else Rpc.STREAM, id)
             yield call
 
     def _call(
@@ -134,9 +133,10 @@ class Mapped:
         draft = Draft(ModelInferRequest(model_name=name, model_version=version, id=id))
         if self._messages is not None and turn.messages:
             self._messages.put(draft, turn)
+            prompt_input = self._messages.messages.name
         else:
             self._put_prompt(draft, prompt, turn, target)
-        prompt_input = draft.request.inputs[0].name if draft.request.inputs else ""
+            prompt_input = draft.request.inputs[0].name if draft.request.inputs else ""
         limit = self._put_fields(draft, turn, target, server_inputs)
         draft.add_constants(self._constants)
         draft.add_constants(self._constants_of_whole if is_unary else self._constants_of_streams)

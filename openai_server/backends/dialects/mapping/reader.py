@@ -66,6 +66,7 @@ class MappedReader:
     """`end` is how the backend marks the end of a stream."""
 
     timings = None
+    is_complete = False
 
     def __init__(self, places: OutputPlaces, end: str | EndMark, options: ReadOptions) -> None:
         self._places = places

@@ -133,8 +133,8 @@ OPTIONS = (
     option(
         "--keepalive-time",
         "Seconds without data on a connection in use before the backend is pinged, and seconds to wait for its reply "
-        "before the connection counts as lost. A backend that doesn't advertise permission for this is pinged once a "
-        "minute.",
+        "before the connection counts as lost. A backend that doesn't advertise permission for this is pinged about "
+        "every five minutes.",
         **seconds(),
     ),
     option(

@@ -256,6 +256,16 @@ async def test_a_chat_can_be_sent_as_messages(tmp_path: Path) -> None:
         assert (refused.status, refused.error["param"]) == (400, "prompt")
 
 
+async def test_anthropics_messages_can_be_sent_as_messages(tmp_path: Path) -> None:
+    mapping = tmp_path / "chat.toml"
+    mapping.write_text('models = ["m"]\nmessages = "chat"\ninputs.max_tokens = "limit"\noutputs.text = "reply"\n')
+    model = ForeignModel(inputs="chat:BYTES limit:INT32", outputs="reply:BYTES", answers=[answer(reply="one")])
+    async with running(ForeignServer("kserve", m=model), mapping=(mapping,)) as sidecar:
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        reply = await sidecar.send("POST", "/v1/messages", body)
+        assert (reply.status, reply.json["content"][0]["text"]) == (200, "one")
+
+
 async def test_a_client_that_leaves_cancels_the_call() -> None:
     hung = asyncio.Event()
 

@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 
 Constant = bool | int | float | str
 Name = Annotated[str, Meta(min_length=1)]
-Names = Name | list[Name]
+Names = Name | Annotated[list[Name], Meta(min_length=1)]
 """A tensor's name, or several of which the first that the model has is used."""
 Datatype = Literal[
     "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64", "BYTES"

@@ -256,6 +256,18 @@ def test_a_chat_as_messages_refuses_what_a_template_would_express() -> None:
     assert caught.value.param == "chat_template_kwargs"
 
 
+def test_hints_for_a_template_have_no_effect_on_a_chat_as_messages() -> None:
+    """Such as the options that the Messages API sets by itself."""
+    text = 'messages = "chat"\n[outputs]\ntext = "T"\n'
+    template = TemplateOptions(enable_thinking=False, reasoning_effort="low")
+    assert chat_call(text, *CHAT, template=template, thinking_is_hint=True, effort_is_hint=True)
+    for hints in ({"thinking_is_hint": True}, {"effort_is_hint": True}):
+        with pytest.raises(UnsupportedParameter):
+            chat_call(text, *CHAT, template=template, **hints)
+    with pytest.raises(UnsupportedParameter):
+        chat_call(text, *CHAT, template=TemplateOptions(reasoning_effort="none"), effort_is_hint=True)
+
+
 # ---- Files
 
 

@@ -16,6 +16,7 @@ from openai_server.backends.dialects.mapping.chat import MessagePlaces
 from openai_server.backends.dialects.mapping.conversions import merged, seed_for, set_parameter
 from openai_server.backends.dialects.mapping.draft import Draft
 from openai_server.backends.dialects.mapping.explain import explain_outputs
+from openai_server.backends.dialects.mapping.output_places import bind_outputs
 from openai_server.backends.dialects.mapping.places import BoundPlace, Tensors, bind, check_apart, constants
 from openai_server.backends.dialects.mapping.reader import MappedReader, ReadOptions
 from openai_server.backends.dialects.mapping.schema import MappingFile, Text
@@ -65,6 +66,7 @@ class Mapped:
         self._constants_of_streams = constants(file.when_streaming, inputs)
         self._constants_of_whole = constants(file.when_whole, inputs)
         check_apart(self._uses())
+        self._outputs = bind_outputs(file.outputs, description, are_listed=file.lists_inputs)
         is_triton = description.server.name == TRITON
         end = file.outputs.end or (contract.PARAM_FINAL if is_triton else "rpc")
         self._marks_end = is_triton or end == contract.PARAM_FINAL
@@ -175,14 +177,14 @@ class Mapped:
             n=turn.n_returned if streams else turn.n_generated,
             prompt=prompt if isinstance(prompt, str) else "",
             echoes=bool(turn.echo),
-            stops=tuple(turn.sampling.stop or ()),
+            stops=self._stops(turn),
             token_limit=limit,
             n_top=turn.top_logprobs or 0,
             is_cumulative=self._is_cumulative,
             is_unary=is_unary,
             streams=streams,
         )
-        reader = partial(MappedReader, self._file.outputs, self._end, options)
+        reader = partial(MappedReader, self._outputs, self._end, options)
         return Call(draft.request, options.n, rpc, reader, self._error_of, prompt_input)
 
     def _put_prompt(self, draft: Draft, prompt: Prompt, turn: Turn, target: Target) -> None:
@@ -218,6 +220,18 @@ class Mapped:
             draft.put(self._places[name], elements, names.get(name, name))
         return elements_by_name[_LIMIT][0] if _LIMIT in elements_by_name else None
 
+    def _stops(self, turn: Turn) -> tuple[str, ...]:
+        """The stop strings of the request, or those that the file has by default. Raises UnsupportedParameter."""
+        stops: Sequence[str] = turn.sampling.stop or ()
+        if not stops and (place := self._places.get(contract.STOP.name)) is not None:
+            default = place.place.default or ()
+            stops = [default] if isinstance(default, str) else default if isinstance(default, list) else ()
+        text = self._outputs.text
+        if isinstance(text, Text) and text.keeps_stop and any(len(stop.encode()) > MAX_STOP for stop in stops):
+            field = turn.name("stop")
+            raise UnsupportedParameter(field, f"'{field}' is limited to {MAX_STOP} bytes each for this model.")
+        return tuple(stops)
+
     def _check_echo(self, turn: Turn, target: Target) -> None:
         """The reader adds the prompt, if it is a text."""
         if turn.echo and not all(isinstance(prompt, str) for prompt in turn.prompts):
@@ -240,10 +254,12 @@ class Mapped:
         if contract.PROMPT.name in inputs:
             inputs[contract.ECHO.name] = "added by this server, without log probabilities"
         end = self._end if isinstance(self._end, str) else f"tensor {self._end.tensor}" if self._end.tensor else ""
-        outputs = explain_outputs(self._file.outputs)
+        outputs = explain_outputs(self._outputs)
         return Explanation(rpc=self._rpc.value, inputs=inputs, end=end or "a text that marks it", **outputs)
 
 
+MAX_STOP = 4096
+"""Bytes of a stop string that this server cuts off: as much text is held back."""
 _LIMIT = contract.MAX_TOKENS.name
 _PROMPTS = frozenset({contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name})
 _GUIDES = frozenset(spec.name for spec in contract.GUIDES)

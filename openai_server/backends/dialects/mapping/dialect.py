@@ -77,7 +77,7 @@ class Mapped:
         self._error_of = partial(errors.stream_error, file.errors)
 
     def _uses(self) -> Iterator[tuple[str, str, str]]:
-        """What each tensor is used for, as `check_apart` takes it."""
+        """The uses of each tensor, as `check_apart` takes them."""
         for name, place in self._places.items():
             if place.tensor is not None:
                 group = "prompt" if name in _PROMPTS else "guide" if name in _GUIDES else name

@@ -95,7 +95,7 @@ def _encoded(elements: Elements, tensor: TensorDescription) -> Elements:
     try:
         return encoded(elements, tensor.datatype)
     except ValueError as error:
-        raise tensors.TensorError(tensor.name, f"can't be sent as {tensor.datatype}: {error}") from error
+        raise tensors.TensorError(tensor.name, f"{error} ({tensor.datatype})") from error
 
 
 def _out_of_range(field_name: str, bound: str, elements: Elements) -> UnsupportedParameter:

@@ -45,7 +45,7 @@ PROMPT = TensorSpec(
     "prompt",
     "BYTES",
     (1,),
-    "UTF-8 text; special tokens are recognised, and a missing BOS is added if the model needs one",
+    "UTF-8 text; special tokens are recognized, and a missing BOS is added if the model needs one",
 )
 PROMPT_TOKEN_IDS = TensorSpec(
     "prompt_token_ids", "INT32", (ANY,), "the prompt as token ids, used as they are, instead of `prompt`", 0
@@ -457,7 +457,7 @@ QUERY = TensorSpec("prompt", "BYTES", (1,), "the query, as UTF-8 text")
 DOCUMENT = TensorSpec("document", "BYTES", (1,), "the document, as UTF-8 text")
 TEXT_TO_TOKENIZE = TensorSpec("prompt", "BYTES", (1,), "UTF-8 text")
 ADD_SPECIAL = TensorSpec("add_special", "BOOL", (1,), "whether to add the model's begin and end tokens; absent: false")
-PARSE_SPECIAL = TensorSpec("parse_special", "BOOL", (1,), "whether to recognise special tokens; absent: true")
+PARSE_SPECIAL = TensorSpec("parse_special", "BOOL", (1,), "whether to recognize special tokens; absent: true")
 TOKENS_TO_TEXT = TensorSpec("prompt_token_ids", "INT32", (ANY,), "the tokens, possibly none", 0)
 
 EMBEDDING = TensorSpec("embedding", "FP32", (ANY,), "the vector")
@@ -637,8 +637,8 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "pad_token": "text of the padding token",
     "add_bos_token": "`true` or `false`: whether a prompt of `generate` that doesn't begin with the BOS gets one; an "
     "empty prompt always does",
-    "control_tokens": "JSON array: texts of the control tokens, which are recognised in prompts only",
-    "user_defined_tokens": "JSON array: texts of the tokens that are recognised in any text, except whitespace; at "
+    "control_tokens": "JSON array: texts of the control tokens, which are recognized in prompts only",
+    "user_defined_tokens": "JSON array: texts of the tokens that are recognized in any text, except whitespace; at "
     "most 256 KiB, those in the chat templates first",
     "context_length": "maximum tokens of one sequence, prompt and completion together",
     "vocab_size": "number of tokens in the vocabulary",

@@ -54,6 +54,13 @@ _DATATYPES = {
     "FP64": _Datatype("fp64_contents", "d"),
     BYTES: _Datatype("bytes_contents", ""),
 }
+_RANGES = {
+    "BOOL": (0, 1),
+    **{f"INT{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32, 64)},
+}
+"""Least and greatest value."""
+_MAX_FP32 = 3.4028234663852886e38
 
 
 class TensorError(ValueError):
@@ -171,6 +178,8 @@ def add_tensor(request: ModelInferRequest, name: str, datatype: str, rank: int, 
     """Appends a tensor in the typed form, of shape [k] or, with leading dimensions of size 1, of a higher rank. Rank 0
     is for a single element. Raises TensorError for a datatype that has no typed form, or that can't hold the elements.
     """
+    if not rank and len(elements) != 1:
+        raise TensorError(name, f"takes a single value, not {len(elements)}")
     tensor = request.inputs.add(name=name, datatype=datatype, shape=_shape(rank, len(elements)))
     try:
         _fill(tensor.contents, datatype, elements)
@@ -184,13 +193,62 @@ def convert_input(tensor: Any, datatype: str, rank: int) -> None:
     tensor.ClearField("shape")
     tensor.shape.extend(_shape(rank, len(elements)))
     if datatype and datatype != tensor.datatype:
+        try:
+            converted = exact(elements, datatype)
+        except ValueError as error:
+            raise TensorError(tensor.name, f"can't be sent as {datatype}: {error}") from error
         tensor.ClearField("contents")
         tensor.datatype = datatype
-        whole = datatype not in ("FP32", "FP64")
-        try:
-            _fill(tensor.contents, datatype, [int(x) for x in elements] if whole and datatype != BYTES else elements)
-        except (KeyError, AttributeError, TypeError, ValueError) as error:
-            raise TensorError(tensor.name, f"can't be sent as {datatype}") from error
+        _fill(tensor.contents, datatype, converted)
+
+
+# ---- Datatypes
+
+
+def has_typed_form(datatype: str) -> bool:
+    return datatype in _DATATYPES and bool(_DATATYPES[datatype].contents)
+
+
+def exact(values: Elements, datatype: str) -> Elements:
+    """The values as elements of this datatype: texts stay texts, and numbers and booleans keep their value, except that
+    fractions are rounded to the precision of the datatype. Raises ValueError, with the reason, for a value that the
+    datatype can't hold."""
+    if not has_typed_form(datatype):
+        raise ValueError(f"the datatype {datatype} has no typed form")
+    kinds = set(map(type, values))
+    if datatype == BYTES or kinds & {bytes, str}:
+        if datatype != BYTES or kinds - {bytes}:
+            raise ValueError("a text is not a number" if kinds & {bytes, str} else "a number is not a text")
+        return values
+    if datatype in ("FP32", "FP64"):
+        return [_float(value, datatype) for value in values]
+    low, high = _RANGES[datatype]
+    if kinds != {int} or datatype == "BOOL":
+        values = [_whole(value) for value in values]
+    if values and not low <= min(values) <= max(values) <= high:
+        raise ValueError(f"{min(values) if min(values) < low else max(values)} is not between {low} and {high}")
+    return [bool(value) for value in values] if datatype == "BOOL" else values
+
+
+def _whole(value: float) -> int:
+    if value != value or value in (math.inf, -math.inf) or int(value) != value:
+        raise ValueError(f"{value} is not a whole number")
+    return int(value)
+
+
+def _float(value: float, datatype: str) -> float:
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if datatype == "FP32" and _MAX_FP32 < abs(number) < math.inf:
+        raise ValueError(f"{value} is too large")
+    if (
+        isinstance(value, int)
+        and (struct.unpack("<f", struct.pack("<f", number))[0] if datatype == "FP32" else number) != value
+    ):
+        raise ValueError(f"{value} has too many digits")
+    return number
 
 
 def _shape(rank: int, k: int) -> tuple[int, ...]:

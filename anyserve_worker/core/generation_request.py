@@ -17,7 +17,7 @@ class GenerationRequest:
     prompt: str | Sequence[int]
     """Text, or token ids that are used unchanged."""
     plain: Spans = ()
-    """Spans of the prompt in which no special token is recognised."""
+    """Spans of the prompt in which no special token is recognized."""
     max_tokens: int | None = None
     """Maximum tokens to generate per choice; None: until the context is full."""
     n: int = 1

@@ -41,11 +41,11 @@ class RankRequest:
 class TokenizeRequest:
     text: str
     plain: Spans = ()
-    """Spans of the text in which no special token is recognised."""
+    """Spans of the text in which no special token is recognized."""
     add_special: bool = False
     """Whether to add the tokens that the model expects around a text, such as BOS."""
     parse_special: bool = True
-    """Whether to recognise special tokens outside the plain spans."""
+    """Whether to recognize special tokens outside the plain spans."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Vocabulary:
             size = -length
 
     def _special_tokens(self) -> Iterator[SpecialToken]:
-        """Yields all tokens that llama.cpp recognises in a text."""
+        """Yields all tokens that llama.cpp recognizes in a text."""
         hidden = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         for token in range(self.n_vocab):
             attributes = llama.llama_vocab_get_attr(self.handle, token)
@@ -130,7 +130,7 @@ class Vocabulary:
                 )
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
-        """Returns the prompt's tokens. Special tokens are recognised outside the plain spans.
+        """Returns the prompt's tokens. Special tokens are recognized outside the plain spans.
 
         BOS comes first if the model needs it, and only once, even if the text has it too. Raises InvalidRequest if
         there are no tokens.
@@ -150,7 +150,7 @@ class Vocabulary:
     ) -> "array[int]":
         """Returns the text's tokens. `add_special` adds the model's begin and end tokens around them.
 
-        `parse_special` recognises special tokens, except in the plain spans.
+        `parse_special` recognizes special tokens, except in the plain spans.
         """
         if not (plain and parse_special):
             return self._tokens(text, add_special=add_special, parse_special=parse_special)
@@ -162,7 +162,7 @@ class Vocabulary:
         return tokens + end
 
     def continuation(self, text: str) -> "array[int]":
-        """Returns the tokens of a text that continues another one. Special tokens are recognised."""
+        """Returns the tokens of a text that continues another one. Special tokens are recognized."""
         return self._continued(Piece(text, parse_special=True))
 
     def _piece(self, piece: Piece) -> "array[int]":

@@ -1,7 +1,7 @@
 """Splits a prompt with plain spans into pieces that llama.cpp tokenizes with or without special tokens. PURE.
 
-llama.cpp recognises special tokens in a whole text or not at all. So a prompt is split at the special tokens to
-recognise, and the text between two of them is tokenized as plain text if it has a plain span. The choice of tokens
+llama.cpp recognizes special tokens in a whole text or not at all. So a prompt is split at the special tokens to
+recognize, and the text between two of them is tokenized as plain text if it has a plain span. The choice of tokens
 follows llama.cpp (`tokenizer_st_partition`): the longest tokens take precedence, and a token may strip the whitespace
 beside it.
 """
@@ -22,7 +22,7 @@ _TAKEN, _PLAIN = 1, 2
 class SpecialToken:
     text: str
     user_defined: bool = False
-    """llama.cpp recognises it in plain text too. The others are control tokens and the unknown token."""
+    """llama.cpp recognizes it in plain text too. The others are control tokens and the unknown token."""
     strips_left: bool = False
     """It removes whitespace before it, and `strips_right` after it."""
     strips_right: bool = False
@@ -54,7 +54,7 @@ class SpecialTexts:
     def pieces(self, text: str, plain: Spans) -> list[Piece]:
         """Splits the prompt into pieces, whose tokens in order are those of the prompt.
 
-        A special token that touches a span is not recognised. Spans may extend beyond the end of the text.
+        A special token that touches a span is not recognized. Spans may extend beyond the end of the text.
         """
         plain = [(start, min(end, len(text))) for start, end in plain if start < len(text)]
         places = self._places(text)
@@ -108,7 +108,7 @@ class SpecialTexts:
     def _read(
         self, text: str, places: list[tuple[int, int, SpecialToken]], plain: Spans
     ) -> list[tuple[int, int, SpecialToken]]:
-        """Returns (start, end, token) of the control tokens to recognise, by start."""
+        """Returns (start, end, token) of the control tokens to recognize, by start."""
         mask = _mask(text, plain, _PLAIN)
         read = []
         for start, end, token in sorted(places, key=lambda place: (-len(place[2].text.encode()), place[0])):
@@ -121,7 +121,7 @@ class SpecialTexts:
     def _cuts(self, places: list[tuple[int, int, SpecialToken]], spans: Spans) -> list[int]:
         """Returns ascending positions inside user-defined tokens that touch a span.
 
-        Cutting there prevents llama.cpp from recognising them, which it does in any text.
+        Cutting there prevents llama.cpp from recognizing them, which it does in any text.
         """
         cuts = []
         ahead = iter(spans)

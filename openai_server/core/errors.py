@@ -134,7 +134,7 @@ class NoTextModel(InvalidRequest):
         shown = ", ".join(shortened(model) for model in models[:5])
         super().__init__(
             f"No dialect of this server fits any model of the backend ({shown}). Its operator can choose one "
-            " with --dialect, or describe the tensors in a file for --mapping.",
+            "with --dialect, or describe the tensors in a file for --mapping.",
             param="model",
             code="unsupported_model",
         )

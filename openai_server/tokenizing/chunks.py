@@ -1,7 +1,7 @@
 """Splits a text with plain spans into chunks that are tokenized with or without added tokens. PURE.
 
-Added tokens are those that a tokenizer recognises in any text, such as control tokens. The library recognises all of
-them in a text or none. So a text is split at the tokens to recognise, and the text between two of them is tokenized
+Added tokens are those that a tokenizer recognizes in any text, such as control tokens. The library recognizes all of
+them in a text or none. So a text is split at the tokens to recognize, and the text between two of them is tokenized
 without added tokens if it has a plain span.
 """
 
@@ -18,19 +18,19 @@ Spans = Sequence[tuple[int, int]]
 class AddedToken:
     text: str
     is_control: bool = True
-    """Whether it is a control token; the others are recognised in plain text too, unless they touch a span."""
+    """Whether it is a control token; the others are recognized in plain text too, unless they touch a span."""
     strips_left: bool = False
     """It removes whitespace before it, and `strips_right` after it."""
     strips_right: bool = False
     is_word: bool = False
-    """It is recognised only where no letter or digit touches it."""
+    """It is recognized only where no letter or digit touches it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     text: str
     is_plain: bool
-    """Whether no added token is recognised in it."""
+    """Whether no added token is recognized in it."""
 
 
 class AddedTokens:
@@ -51,7 +51,7 @@ class AddedTokens:
     def chunks(self, text: str, plain: Spans, *, parse_special: bool = True) -> list[Chunk]:
         """The chunks of a text, whose tokens in order are those of the text; empty chunks are left out.
 
-        `plain` are spans in UTF-8 bytes. An added token that touches one is not recognised. Without `parse_special`, no
+        `plain` are spans in UTF-8 bytes. An added token that touches one is not recognized. Without `parse_special`, no
         control token is.
         """
         if parse_special and not plain:
@@ -73,7 +73,7 @@ class AddedTokens:
         return chunks
 
     def _recognized(self, text: str, spans: Spans, parse_special: bool) -> list[tuple[int, int]]:
-        """The places of the tokens to recognise, with the whitespace that they strip, in order and without overlaps."""
+        """The places of the tokens to recognize, with the whitespace that they strip, in order and without overlaps."""
         places: list[tuple[int, int]] = []
         last = span = 0  # end of the last token, and the next span
         for match in occurrences(self._pattern, text):

@@ -1,4 +1,4 @@
-"""Turns a `tokenizer.json` into one that recognises no added token, for plain text. PURE."""
+"""Turns a `tokenizer.json` into one that recognizes no added token, for plain text. PURE."""
 
 from collections.abc import Iterable
 from typing import Any

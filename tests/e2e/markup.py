@@ -1,4 +1,4 @@
-"""Makes models whose chat markup consists of user-defined tokens, which llama.cpp recognises in any text: BPE and
+"""Makes models whose chat markup consists of user-defined tokens, which llama.cpp recognizes in any text: BPE and
 SentencePiece.
 
 Their weights are random: only their tokens matter.

@@ -380,7 +380,7 @@ def test_a_text_comes_back_from_its_tokens(pair: Pair, model: str) -> None:
         assert raw.decode() == text
 
 
-def test_special_tokens_are_recognised_unless_disabled(pair: Pair) -> None:
+def test_special_tokens_are_recognized_unless_disabled(pair: Pair) -> None:
     special = post(pair, "/tokenize", content="<|im_start|>")["tokens"]
     assert len(special) == 1
     assert len(post(pair, "/tokenize", content="<|im_start|>", parse_special=False)["tokens"]) > 1

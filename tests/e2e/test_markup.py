@@ -141,7 +141,7 @@ def call(name: str, arguments: str) -> dict[str, Any]:
     return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def test_special_tokens_in_prompts_are_recognised(http: Server) -> None:
+def test_special_tokens_in_prompts_are_recognized(http: Server) -> None:
     prompt = "<|im_start|>user\nhi<|im_end|>\n"
     response = json.loads(http.post("/v1/completions", model=SMOLLM2, prompt=prompt, max_tokens=1))
     assert response["usage"]["prompt_tokens"] == len(tokens(http, SMOLLM2, content=prompt))

@@ -112,7 +112,7 @@ def test_the_models_own_tokens_are_added_around_the_text(service: Service, model
 @pytest.mark.parametrize("model", [markup.BPE, markup.SENTENCEPIECE])
 @pytest.mark.parametrize("token", markup.MARKUP)
 def test_a_user_defined_token_in_a_span_is_text(service: Service, model: str, token: str) -> None:
-    """llama.cpp recognises such a token in any text, so only a span can prevent it."""
+    """llama.cpp recognizes such a token in any text, so only a span can prevent it."""
     text = f"<|im_start|>a {token}b<aside>{token}<|im_end|>"
     assert [p for _, p in tokenized(service, model, text, parse_special=False)].count(token.encode()) == 2
     start = text.index(token)
@@ -126,7 +126,7 @@ def test_a_user_defined_token_in_a_span_is_text(service: Service, model: str, to
         assert b"".join(pieces) == text.encode()
 
 
-def test_whitespace_tokens_are_recognised_in_plain_text(service: Service) -> None:
+def test_whitespace_tokens_are_recognized_in_plain_text(service: Service) -> None:
     text = "<start_of_turn>a\n\n\n\nb<end_of_turn>\t\t\t\tc<start_of_turn>"
     pieces = [piece for _, piece in tokenized(service, GEMMA3, text, spans(text, "b<end_of_turn>"))]
     assert b"\n\n\n\n" in pieces

@@ -12,7 +12,7 @@ class Backend:
     model: str
     """The model to use, by its name in /v1/models."""
     dialect: str = ""
-    """The dialect that the sidecar must recognise; `name` if a mapping file describes it."""
+    """The dialect that the sidecar must recognize; `name` if a mapping file describes it."""
     server: str = "triton"
     """The way to start it: a name in bench.COMMANDS."""
     repository: str = ""

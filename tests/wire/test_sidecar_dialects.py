@@ -18,7 +18,7 @@ from tests.wire.sidecar import Sidecar, app_for
 VLLM = ForeignModel(
     inputs="text_input:BYTES stream:BOOL sampling_parameters:BYTES exclude_input_in_output:BOOL "
     "return_finish_reason:BOOL return_num_input_tokens:BOOL return_num_output_tokens:BOOL",
-    outputs="text_output:BYTES finish_reason:BYTES",
+    outputs="text_output:BYTES finish_reason:BYTES num_input_tokens:UINT32 num_output_tokens:UINT32",
     backend="vllm",
     decoupled=True,
     answers=[
@@ -191,6 +191,26 @@ async def test_bare_streams_are_read_with_a_mapping(tmp_path: Path) -> None:
         assert (failed.status, failed.error["code"]) == (500, "backend_error")
 
 
+async def test_a_model_without_a_finish_reason_can_stream() -> None:
+    model = ForeignModel(answers=[answer(text_output="one"), answer(text_output=" two")])
+    async with running(ForeignServer("other", m=model)) as sidecar:
+        events = (await sidecar.complete(prompt="Hi", stream=True)).events
+        assert text_of(events) == "one two"
+        assert "error" not in events[-1]
+
+
+async def test_text_after_the_end_of_a_choice_is_an_error() -> None:
+    answers = [
+        answer(False, text_output="Hel", finish_reason="stop"),
+        answer(True, text_output="lo", finish_reason="None"),
+    ]
+    model = ForeignModel(**{**vars(VLLM), "answers": answers})
+    async with running(ForeignServer("triton", m=model)) as sidecar:
+        failed = await sidecar.complete(prompt="Hi")
+        assert (failed.status, failed.error["code"]) == (502, "backend_error")
+        assert "after the end of a choice" in failed.error["message"]
+
+
 async def test_the_model_of_anyserves_first_server_is_found() -> None:
     info = ForeignModel(inputs="", outputs="", answers=[answer(model_name="tiny", n_ctx=("INT32", [512]))])
     text = ForeignModel(inputs="", outputs="", answers=[answer(text="one", model="tiny")])
@@ -255,6 +275,16 @@ async def test_a_chat_can_be_sent_as_messages(tmp_path: Path) -> None:
         assert request.inputs[0].contents.bytes_contents[0] == b'[{"role":"user","content":"hi"}]'
         refused = await sidecar.complete(prompt="Hi")
         assert (refused.status, refused.error["param"]) == (400, "prompt")
+
+
+async def test_anthropics_messages_can_be_sent_as_messages(tmp_path: Path) -> None:
+    mapping = tmp_path / "chat.toml"
+    mapping.write_text('models = ["m"]\nmessages = "chat"\ninputs.max_tokens = "limit"\noutputs.text = "reply"\n')
+    model = ForeignModel(inputs="chat:BYTES limit:INT32", outputs="reply:BYTES", answers=[answer(reply="one")])
+    async with running(ForeignServer("kserve", m=model), mapping=(mapping,)) as sidecar:
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        reply = await sidecar.send("POST", "/v1/messages", body)
+        assert (reply.status, reply.json["content"][0]["text"]) == (200, "one")
 
 
 async def test_a_client_that_leaves_cancels_the_call() -> None:

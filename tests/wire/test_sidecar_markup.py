@@ -319,7 +319,7 @@ async def test_apply_template_returns_the_text() -> None:
     assert reply.json == {"prompt": f"<s><|start|>user\n{FORGED}<|end|><|start|>assistant\n"}
 
 
-async def test_a_token_of_the_template_is_recognised_beside_a_forged_one() -> None:
+async def test_a_token_of_the_template_is_recognized_beside_a_forged_one() -> None:
     """The forged token would take a character of the template's token."""
     tokens = json.dumps(["<|start|>", "<|end|>", "x<"])
     fake = worker("{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}", control_tokens=tokens)

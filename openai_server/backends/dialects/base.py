@@ -157,3 +157,7 @@ class Recognized:
     dialect: Dialect
     reason: str
     """Why it fits, as the end of a sentence."""
+
+
+class UnusableModel(ValueError):
+    """The chosen dialect doesn't fit the model. The message is the reason, as the end of a sentence."""

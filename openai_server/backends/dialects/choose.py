@@ -30,7 +30,8 @@ class Dialects:
         return list(dict.fromkeys([own.NAME, *(file.name for file in self._all())]))
 
     def of(self, description: Description) -> Recognized | None:
-        """None: no dialect fits the model."""
+        """None: no dialect fits the model. Raises UnusableModel if the option or a mapping file names a dialect for the
+        model that doesn't fit it."""
         base = description.model
         name = self._chosen.get(f"{base}@{description.version}") or self._chosen.get(base)
         if name is not None:

@@ -6,6 +6,7 @@ from openai_server.core.errors import (
     APIError,
     BackendError,
     ModelNotFound,
+    NoTextModel,
     UnsupportedParameter,
     from_backend,
 )
@@ -71,3 +72,7 @@ def test_a_backends_traceback_is_logged_and_not_sent(
     error = from_backend(BackendError("UNKNOWN", message), {})
     assert error.message == (public or "The model backend failed.")
     assert (message in caplog.text) == (message != public)
+
+
+def test_the_message_about_missing_text_models_has_single_spaces() -> None:
+    assert "  " not in NoTextModel(["a", "b"]).message

@@ -5,14 +5,15 @@ from typing import Any
 
 import orjson
 from msgspec import to_builtins
+from msgspec.structs import asdict
 
 from openai_server.backends.dialects.description import TensorDescription
-from openai_server.backends.dialects.mapping.places import Draft, Tensors
+from openai_server.backends.dialects.mapping.draft import Draft
+from openai_server.backends.dialects.mapping.places import Tensors
 from openai_server.backends.dialects.mapping.schema import Messages
 from openai_server.core.errors import UnsupportedParameter
 from openai_server.core.messages import DeveloperMessage, Message, SystemMessage, UserMessage, text_of
 from openai_server.core.turn import Turn
-from protos.tensors import BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +31,22 @@ class MessagePlaces:
             return None
         if isinstance(settings, str):
             settings = Messages(tensor=settings)
-        if (name := inputs.first(settings.tensor)) is None:
+        if (messages := inputs.text(settings.tensor, settings.type, settings.rank)) is None:
             return None
-        system = settings.system and inputs.first(settings.system)
-        last_user = settings.last_user and inputs.first(settings.last_user)
-        return cls(
-            inputs.place(name, settings.type, settings.rank, BYTES),
-            settings.as_ == "list",
-            inputs.place(system, None, None, BYTES) if system else None,
-            inputs.place(last_user, None, None, BYTES) if last_user else None,
-        )
+        system = inputs.text(settings.system) if settings.system else None
+        last_user = inputs.text(settings.last_user) if settings.last_user else None
+        return cls(messages, settings.as_ == "list", system, last_user)
+
+    @property
+    def tensors(self) -> list[TensorDescription]:
+        return [tensor for tensor in (self.messages, self.system, self.last_user) if tensor is not None]
 
     def put(self, draft: Draft, turn: Turn) -> None:
         """Raises UnsupportedParameter for what only a chat template could express."""
         if turn.tool_use is not None:
             raise _unsupported(turn.name("tools"))
-        for name in turn.template.__struct_fields__:
-            if getattr(turn.template, name) is not None:
+        for name, value in asdict(turn.template).items():
+            if value is not None and not _is_hint(turn, name):
                 raise _unsupported(turn.name(name))
         messages = list(turn.messages)
         if self.last_user is not None:
@@ -66,6 +66,13 @@ class MessagePlaces:
         """For a person."""
         form = "a JSON object for each message" if self.is_list else "a JSON array"
         return f"tensor {self.messages.name} ({form})"
+
+
+def _is_hint(turn: Turn, option: str) -> bool:
+    """Whether the option of the template has no effect where it can't be expressed."""
+    if option == "enable_thinking":
+        return turn.thinking_is_hint
+    return option == "reasoning_effort" and turn.effort_is_hint and turn.template.reasoning_effort != "none"
 
 
 def _is_system(message: Message) -> bool:

@@ -7,22 +7,17 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
-from openai_server.backends.dialects.base import Call, Explanation, Rpc, ServerInputs, Target
+from openai_server.backends.dialects.base import Call, Explanation, Rpc, ServerInputs, Target, UnusableModel
 from openai_server.backends.dialects.description import Description, TensorDescription
 from openai_server.backends.dialects.guides import guide_inputs
 from openai_server.backends.dialects.inputs import INPUT_ROWS, fields, is_omittable, values_of
 from openai_server.backends.dialects.mapping import errors
 from openai_server.backends.dialects.mapping.chat import MessagePlaces
+from openai_server.backends.dialects.mapping.conversions import merged, seed_for, set_parameter
+from openai_server.backends.dialects.mapping.draft import Draft
 from openai_server.backends.dialects.mapping.explain import explain_outputs
-from openai_server.backends.dialects.mapping.places import (
-    BoundPlace,
-    Draft,
-    Tensors,
-    bind,
-    constants,
-    for_seed,
-    set_parameter,
-)
+from openai_server.backends.dialects.mapping.output_places import bind_outputs
+from openai_server.backends.dialects.mapping.places import BoundPlace, Tensors, bind, check_apart, constants
 from openai_server.backends.dialects.mapping.reader import MappedReader, ReadOptions
 from openai_server.backends.dialects.mapping.schema import MappingFile, Text
 from openai_server.core.errors import UnsupportedParameter
@@ -30,7 +25,6 @@ from openai_server.core.turn import NO_GUIDE, Prompt, Turn
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
-from protos.tensors import BYTES
 
 TRITON = "triton"
 MLSERVER = "mlserver"
@@ -45,7 +39,7 @@ INPUTS: Mapping[str, TensorSpec] = {
 
 
 class Mapped:
-    """`file` bound to one model."""
+    """`file` bound to one model. Raises UnusableModel."""
 
     collects = True
 
@@ -60,15 +54,19 @@ class Mapped:
         self._messages = MessagePlaces.bind(file.messages, inputs)
         self._json: TensorDescription | None = None
         self._json_constants: dict[str, Any] = {}
-        if file.json is not None and (tensor := inputs.first(file.json.tensor)) is not None:
-            self._json = inputs.place(tensor, file.json.type, file.json.rank, BYTES)
+        if file.json is not None:
+            self._json = inputs.text(file.json.tensor, file.json.type, file.json.rank)
             self._json_constants = file.json.always
         if self._json is None:
             self._places = {name: place for name, place in self._places.items() if not place.place.key}
+        if self._messages is None and not _PROMPTS & self._places.keys():
+            raise UnusableModel("it has no input of the right type for the prompt")
         self._rpc = _rpc(file, description)
         self._constants = constants(file.always, inputs)
         self._constants_of_streams = constants(file.when_streaming, inputs)
         self._constants_of_whole = constants(file.when_whole, inputs)
+        check_apart(self._uses())
+        self._outputs = bind_outputs(file.outputs, description, are_listed=file.lists_inputs)
         is_triton = description.server.name == TRITON
         end = file.outputs.end or (contract.PARAM_FINAL if is_triton else "rpc")
         self._marks_end = is_triton or end == contract.PARAM_FINAL
@@ -78,6 +76,21 @@ class Mapped:
         self.parameters = _parameters(file)
         self._error_of = partial(errors.stream_error, file.errors)
 
+    def _uses(self) -> Iterator[tuple[str, str, str]]:
+        """The uses of each tensor, as `check_apart` takes them."""
+        for name, place in self._places.items():
+            if place.tensor is not None:
+                group = "prompt" if name in _PROMPTS else "guide" if name in _GUIDES else name
+                yield place.tensor.name, f"the input '{name}'", group
+        for tensor in self._messages.tensors if self._messages else ():
+            yield tensor.name, "the messages", "prompt"
+        if self._json is not None:
+            yield self._json.name, "the JSON object", "json"
+        for constant in self._constants:
+            yield constant.tensor.name, f"the constant {list(constant.elements)}", "always"
+        for constant in (*self._constants_of_streams, *self._constants_of_whole):
+            yield constant.tensor.name, f"the constant {list(constant.elements)} of some calls", "call"
+
     @property
     def takes_messages(self) -> bool:
         return self._messages is not None
@@ -85,15 +98,29 @@ class Mapped:
     @property
     def constant_inputs(self) -> frozenset[str]:
         """Tensors that every request has."""
-        places = [place for name, place in self._places.items() if name == _PROMPT or place.place.default is not None]
-        tensors = [place.tensor for place in places] + [constant.tensor for constant in self._constants] + [self._json]
-        return frozenset(tensor.name for tensor in tensors if tensor is not None)
+        names = {
+            place.tensor.name for place in self._places.values() if place.place.default is not None and place.tensor
+        }
+        names |= {constant.tensor.name for constant in self._constants}
+        if self._json is not None:
+            names.add(self._json.name)
+        names |= set.intersection(*self._tensors_by_call()) | set.intersection(*self._tensors_by_prompt())
+        return frozenset(names)
 
-    @property
-    def takes_text(self) -> bool:
-        """Whether the tensor for the prompt holds text, as far as the model reports."""
-        place = self._places.get(_PROMPT)
-        return place is None or place.tensor is None or place.tensor.datatype == BYTES
+    def _tensors_by_call(self) -> Iterator[set[str]]:
+        """The tensors of each kind of call that the model may get, besides those of all calls."""
+        if self._rpc is not Rpc.UNARY:
+            yield {constant.tensor.name for constant in self._constants_of_streams}
+        if self._rpc in (Rpc.UNARY, Rpc.EITHER):
+            yield {constant.tensor.name for constant in self._constants_of_whole}
+
+    def _tensors_by_prompt(self) -> Iterator[set[str]]:
+        """The tensors of each form of a prompt that the model takes."""
+        for name in _PROMPTS & self._places.keys():
+            tensor = self._places[name].tensor
+            yield {tensor.name} if tensor is not None else set()
+        if self._messages is not None:
+            yield {tensor.name for tensor in self._messages.tensors}
 
     def calls(
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs, *, streams: bool
@@ -141,7 +168,7 @@ class Mapped:
         draft.add_constants(self._constants)
         draft.add_constants(self._constants_of_whole if is_unary else self._constants_of_streams)
         if self._json is not None:
-            draft.add(self._json, [orjson.dumps({**self._json_constants, **draft.json})])
+            draft.add(self._json, [orjson.dumps(merged(self._json_constants, draft.json))])
         for parameter, value in self._file.request_parameters.items():
             set_parameter(draft.request.parameters[parameter], value)
         if self._marks_end and not is_unary:
@@ -150,14 +177,14 @@ class Mapped:
             n=turn.n_returned if streams else turn.n_generated,
             prompt=prompt if isinstance(prompt, str) else "",
             echoes=bool(turn.echo),
-            stops=tuple(turn.sampling.stop or ()),
+            stops=self._stops(turn),
             token_limit=limit,
             n_top=turn.top_logprobs or 0,
             is_cumulative=self._is_cumulative,
             is_unary=is_unary,
             streams=streams,
         )
-        reader = partial(MappedReader, self._file.outputs, self._end, options)
+        reader = partial(MappedReader, self._outputs, self._end, options)
         return Call(draft.request, options.n, rpc, reader, self._error_of, prompt_input)
 
     def _put_prompt(self, draft: Draft, prompt: Prompt, turn: Turn, target: Target) -> None:
@@ -180,7 +207,7 @@ class Mapped:
             if not elements:
                 continue
             if name in self._places:
-                elements_by_name[name] = [for_seed(value, self._places[name])] if name == "seed" else elements
+                elements_by_name[name] = _seed(value, self._places[name]) if name == contract.SEED.name else elements
             elif name == contract.ECHO.name and turn.top_logprobs is None:
                 self._check_echo(turn, target)
             elif not is_omittable(row, elements, turn):
@@ -192,6 +219,18 @@ class Mapped:
         for name, elements in elements_by_name.items():
             draft.put(self._places[name], elements, names.get(name, name))
         return elements_by_name[_LIMIT][0] if _LIMIT in elements_by_name else None
+
+    def _stops(self, turn: Turn) -> tuple[str, ...]:
+        """The stop strings of the request, or those that the file has by default. Raises UnsupportedParameter."""
+        stops: Sequence[str] = turn.sampling.stop or ()
+        if not stops and (place := self._places.get(contract.STOP.name)) is not None:
+            default = place.place.default or ()
+            stops = [default] if isinstance(default, str) else default if isinstance(default, list) else ()
+        text = self._outputs.text
+        if isinstance(text, Text) and text.keeps_stop and any(len(stop.encode()) > MAX_STOP for stop in stops):
+            field = turn.name("stop")
+            raise UnsupportedParameter(field, f"'{field}' is limited to {MAX_STOP} bytes each for this model.")
+        return tuple(stops)
 
     def _check_echo(self, turn: Turn, target: Target) -> None:
         """The reader adds the prompt, if it is a text."""
@@ -215,15 +254,23 @@ class Mapped:
         if contract.PROMPT.name in inputs:
             inputs[contract.ECHO.name] = "added by this server, without log probabilities"
         end = self._end if isinstance(self._end, str) else f"tensor {self._end.tensor}" if self._end.tensor else ""
-        outputs = explain_outputs(self._file.outputs)
+        outputs = explain_outputs(self._outputs)
         return Explanation(rpc=self._rpc.value, inputs=inputs, end=end or "a text that marks it", **outputs)
 
 
-_PROMPT, _LIMIT = contract.PROMPT.name, contract.MAX_TOKENS.name
+MAX_STOP = 4096
+"""Bytes of a stop string that this server cuts off: as much text is held back."""
+_LIMIT = contract.MAX_TOKENS.name
+_PROMPTS = frozenset({contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name})
+_GUIDES = frozenset(spec.name for spec in contract.GUIDES)
 
 
 def _unsupported(field: str, target: Target) -> UnsupportedParameter:
     return UnsupportedParameter(field, f"The model '{target.model}' does not support '{field}'.")
+
+
+def _seed(seed: int, place: BoundPlace) -> Sequence[int]:
+    return [seed_for(seed, place.tensor.datatype if place.tensor is not None else None)]
 
 
 def _ids(prompt: Prompt) -> Sequence[int]:

@@ -51,24 +51,27 @@ class Outputs:
         return numbers
 
 
-def values_of(outputs: Outputs, place: Output) -> list[Any] | None:
-    """The values at the place; None if the response lacks the tensor. Raises BackendError."""
+def values_of(outputs: Outputs, place: Output, mark: bytes = b"") -> list[Any] | None:
+    """The values at the place, each None if it is absent from the JSON; None if the response lacks the tensor. An
+    element that is `mark` is a value itself. Raises BackendError."""
     if (name := outputs.first_of(place.tensor)) is None:
         return None
     elements = list(outputs.elements(name))
-    return elements if place.json is None else [_at(element, place.json) for element in elements]
+    if place.json is None:
+        return elements
+    return [mark if mark and element == mark else _at(element, place.json) for element in elements]
 
 
-def texts_of(outputs: Outputs, place: Output) -> list[bytes] | None:
+def texts_of(outputs: Outputs, place: Output, mark: bytes = b"") -> list[bytes | None] | None:
     """The same as UTF-8 texts."""
-    values = values_of(outputs, place)
-    return None if values is None else [_bytes(value) for value in values]
+    values = values_of(outputs, place, mark)
+    return None if values is None else [None if value is None else _bytes(value) for value in values]
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
-    return b"" if value is None else value.encode() if isinstance(value, str) else orjson.dumps(value)
+    return value.encode() if isinstance(value, str) else orjson.dumps(value)
 
 
 def _at(element: Any, path: str) -> Any:

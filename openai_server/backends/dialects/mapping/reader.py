@@ -5,11 +5,11 @@ a mark of the end; without either, and without counts, the answer has none.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from msgspec import Struct
 
 from openai_server.backends.dialects.mapping.logprobs import vllm_logprobs
+from openai_server.backends.dialects.mapping.output_places import place_of
 from openai_server.backends.dialects.mapping.outputs import Outputs, texts_of
 from openai_server.backends.dialects.mapping.schema import Count, EndMark, Output, Reason, Text
 from openai_server.backends.dialects.mapping.schema import Outputs as OutputPlaces
@@ -72,18 +72,22 @@ class MappedReader:
         self._places = places
         self._end = end
         self._options = options
-        self._text: Text = _place(places.text, Text)
-        self._reason = _place(places.finish_reason, Reason) if places.finish_reason != "counts" else None
-        self._completion = _place(places.completion_tokens, Count)
+        self._text: Text = place_of(places.text, Text)
+        self._reason = place_of(places.finish_reason, Reason) if places.finish_reason != "counts" else None
+        self._completion = place_of(places.completion_tokens, Count)
         prompt = options.prompt.encode() if self._text.has_prompt else b""
         stops = [stop.encode() for stop in options.stops if stop] if self._text.keeps_stop else []
+        self._mark = end.text.encode() if isinstance(end, EndMark) and end.text else b""
         is_cumulative = options.is_cumulative and not options.is_unary
-        self._choices = [_Choice(ChoiceText(prompt, stops, is_cumulative=is_cumulative)) for _ in range(options.n)]
+        self._choices = [
+            _Choice(ChoiceText(prompt, stops, is_cumulative=is_cumulative, mark=self._mark)) for _ in range(options.n)
+        ]
         self._unopened = set(range(options.n)) if options.echoes else set()
         """Choices that need the prompt before their text."""
         self._is_ended = False
         """Whether the backend has marked its end."""
-        self._is_complete = False
+        self._is_read = False
+        """Whether the responses have ended."""
         self._counts: dict[str, int] = {}
         """Tokens of the prompt, by the name of the output."""
 
@@ -97,9 +101,9 @@ class MappedReader:
             return []
         outputs = Outputs(response)
         self._check_error(outputs)
-        texts = texts_of(outputs, self._text)
-        if isinstance(self._end, EndMark):
-            texts = self._take_end(outputs, self._end, texts)
+        texts = self._texts(outputs)
+        if isinstance(self._end, EndMark) and self._end.tensor and any(outputs.elements(self._end.tensor)):
+            self._is_ended = True
         reasons = texts_of(outputs, self._reason) if self._reason is not None else None
         indexes = self._indexes(outputs, len(texts or reasons or ()))
         self._count(outputs, indexes)
@@ -107,14 +111,12 @@ class MappedReader:
         rows: list[Row] = []
         for position, index in enumerate(indexes):
             choice = self._choices[index]
+            delta = self._add(choice, texts[position] if texts else None)
             if choice.is_over:
                 continue
-            choice.has_begun |= bool(texts)
-            text = texts[position] if texts else b""
             if reasons and position < len(reasons):
-                self._take_reason(choice, reasons[position].decode(errors="replace"))
+                self._take_reason(choice, (reasons[position] or b"").decode(errors="replace"))
             entries = vllm_logprobs(logprobs[position], self._options.n_top) if position < len(logprobs) else []
-            delta = choice.text.add(text) if text else b""
             if choice.is_finished:
                 delta += choice.text.end()
             if choice.text.is_stopped:
@@ -134,7 +136,7 @@ class MappedReader:
         if not (self._options.is_unary or self._has_ended()):
             raise _bad_answer("ended the stream early")
         rows: list[Row] = []
-        self._is_complete = True
+        self._is_read = True
         for index, choice in enumerate(self._choices):
             if choice.is_over:
                 continue
@@ -154,9 +156,17 @@ class MappedReader:
     def usage(self) -> Usage | None:
         prompt, counts = self.prompt_usage, [choice.n_tokens for choice in self._choices]
         known = [count for count in counts if count is not None]
-        if prompt is None or not known or not self._is_complete:
+        if prompt is None or not known or not self._is_read:
             return None
         return Usage(prompt.prompt, sum(known), prompt.cached)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the backend has nothing more to send for the answer."""
+        places = self._places
+        if any(place is not None for place in (places.prompt_tokens, places.completion_tokens, places.cached_tokens)):
+            return self._is_ended
+        return self._is_ended or all(choice.is_finished for choice in self._choices)
 
     def take_progress(self) -> Sequence[Progress]:
         return ()
@@ -169,18 +179,25 @@ class MappedReader:
         return self._places.finish_reason == "counts"
 
     def _check_error(self, outputs: Outputs) -> None:
-        place = _place(self._places.error, Output)
+        place = place_of(self._places.error, Output)
         if place is not None and (found := [text for text in texts_of(outputs, place) or () if text]):
             raise BackendError("UNKNOWN", found[0].decode(errors="replace"))
 
-    def _take_end(self, outputs: Outputs, end: EndMark, texts: list[bytes] | None) -> list[bytes] | None:
-        """The texts without a text that marks the end."""
-        if end.tensor is not None and any(outputs.elements(end.tensor)):
-            self._is_ended = True
-        if end.text is not None and texts and end.text.encode() in texts:
-            self._is_ended = True
-            return [b"" if text == end.text.encode() else text for text in texts]
+    def _texts(self, outputs: Outputs) -> list[bytes | None] | None:
+        """The texts of the choices, of which any may be absent; None: of all."""
+        texts = texts_of(outputs, self._text, self._mark)
+        if self._options.is_unary and texts and None in texts:
+            raise _bad_answer(f"sent a malformed answer: it has no '{self._text.json}' in the JSON with the text")
         return texts
+
+    def _add(self, choice: _Choice, text: bytes | None) -> bytes:
+        """Adds a text of the backend to the choice. Returns what to pass on."""
+        choice.has_begun |= text is not None
+        delta = choice.text.add(text) if text else b""
+        self._is_ended |= choice.text.is_marked
+        if choice.text.exceeds_mark or (delta and choice.is_finished):
+            raise _bad_answer("sent text after the end of a choice")
+        return delta
 
     def _indexes(self, outputs: Outputs, k: int) -> list[int]:
         """The choice of each of `k` texts."""
@@ -195,7 +212,7 @@ class MappedReader:
 
     def _count(self, outputs: Outputs, indexes: Sequence[int]) -> None:
         for name in ("prompt_tokens", "cached_tokens"):
-            place = _place(getattr(self._places, name), Count)
+            place = place_of(getattr(self._places, name), Count)
             if place is not None and (counts := outputs.numbers(place)):
                 self._counts[name] = counts[0]
         if self._completion is None or not (counts := outputs.numbers(self._completion)):
@@ -209,7 +226,8 @@ class MappedReader:
 
     def _logprobs(self, outputs: Outputs) -> list[bytes]:
         place = self._places.logprobs
-        return texts_of(outputs, Output(tensor=place.tensor)) or [] if place is not None else []
+        texts = texts_of(outputs, Output(tensor=place.tensor)) if place is not None else None
+        return [text or b"" for text in texts or ()]
 
     def _take_reason(self, choice: _Choice, word: str) -> None:
         assert self._reason is not None
@@ -247,11 +265,6 @@ class MappedReader:
         elif choice.text.is_stopped:
             return contract.FINISH_STOP
         return contract.FINISH_STOP if self._options.streams and self._is_ended else None
-
-
-def _place(value: Any, kind: type[Any]) -> Any:
-    """A place that a file may give as the name of a tensor alone."""
-    return kind(tensor=value) if isinstance(value, str) else value
 
 
 def _bad_answer(problem: str) -> BackendError:

@@ -2,20 +2,24 @@
 
 import fnmatch
 
-from openai_server.backends.dialects.base import Recognized
+from openai_server.backends.dialects.base import Recognized, UnusableModel
 from openai_server.backends.dialects.description import Description
 from openai_server.backends.dialects.mapping.dialect import Mapped
 from openai_server.backends.dialects.mapping.schema import MappingFile, Names, Recognize
 
 
 def recognize(file: MappingFile, description: Description) -> Recognized | None:
-    """The dialect if the file is for such a model. Raises nothing: `load.py` has checked the file."""
+    """The dialect if the file is for such a model. Raises UnusableModel if the file names the model, but doesn't fit
+    it."""
     if any(fnmatch.fnmatchcase(description.model, pattern) for pattern in file.models):
         return Recognized(Mapped(file, description), "a mapping file has its name")
     if file.recognize is None or (reasons := _reasons(file.recognize, description)) is None:
         return None
-    dialect = Mapped(file, description)
-    if not dialect.takes_text or (file.recognize.has_required and description.required - dialect.constant_inputs):
+    try:
+        dialect = Mapped(file, description)
+    except UnusableModel:
+        return None
+    if file.recognize.has_required and description.required - dialect.constant_inputs:
         return None
     return Recognized(dialect, " and ".join(reasons))
 

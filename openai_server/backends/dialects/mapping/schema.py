@@ -9,7 +9,7 @@ from msgspec import Meta, Struct, field
 
 Constant = bool | int | float | str
 Name = Annotated[str, Meta(min_length=1)]
-Names = Name | list[Name]
+Names = Name | Annotated[list[Name], Meta(min_length=1)]
 """A tensor's name, or several of which the first that the model has is used."""
 Datatype = Literal[
     "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "FP32", "FP64", "BYTES"
@@ -136,7 +136,7 @@ class EndMark(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tensor: Name | None = None
     """A BOOL tensor that is true at the end."""
     text: Name | None = None
-    """A text that is not part of the answer."""
+    """A text at the end of a choice that is not part of the answer."""
 
 
 class Outputs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,12 +205,12 @@ class MappingFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     description: str = ""
     """The kind of backend, for a person."""
     models: list[str] = []
-    """Patterns of model names, with * and ?, for which the file is used."""
+    """Patterns of model names, with *, ? and […], for which the file is used."""
     recognize: Recognize | None = None
     rpc: Literal["unary", "stream", "both", "bare_stream"] | None = None
     """Absent: `stream` for a decoupled model, `unary` for a server without streams, otherwise `both`."""
     lists_inputs: bool = True
-    """Whether the model's metadata lists all inputs that it takes."""
+    """Whether the model's metadata lists all its inputs and outputs, if it lists any."""
     address: Address = Address()
     model: Model = Model()
     inputs: dict[str, Names | Place] = {}

@@ -8,6 +8,7 @@ import pytest
 from openai_server.backends.dialects.base import Rpc, Target
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.description import Description
+from openai_server.backends.dialects.mapping.reader import MappedReader
 from openai_server.core.errors import BackendError, UnsupportedParameter
 from openai_server.core.usage import Usage
 from protos import contract
@@ -15,6 +16,9 @@ from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 from tests.openai_server.backends.dialects.mapping import models
 from tests.openai_server.backends.dialects.mapping.models import answer_of, call_of, dialect_of, inputs_of, response
 
+PLAIN_WITH_STOP = Description(
+    model="m", inputs=models.tensors_of("text_input:BYTES stop:BYTES"), outputs=models.tensors_of("text_output:BYTES")
+)
 VLLM, ENSEMBLE, LLMAPI = dialect_of(models.VLLM), dialect_of(models.ENSEMBLE), dialect_of(models.LLMAPI)
 
 
@@ -121,6 +125,56 @@ def test_log_probabilities_of_vllm_are_read() -> None:
     assert [tuple(token) for token in row[3]] == [(b" a", -2.0, [(b" b", -0.5)])]
     with pytest.raises(BackendError, match="log probabilities"):
         call.new_reader().read(response(text_output=" a", logprobs=("BYTES", [b"[{"])))
+
+
+@pytest.mark.parametrize("value", ["-Infinity", "NaN"])
+def test_log_probabilities_of_impossible_tokens_are_read(value: str) -> None:
+    text = f'[{{"7": {{"logprob": {value}, "rank": 2, "decoded_token": null}}}}]'.encode()
+    [row] = call_of(VLLM, logprobs=1).new_reader().read(response(text_output="a", logprobs=("BYTES", [text])))
+    assert [tuple(token) for token in row[3]] == [(b"", -9999.0, [(b"", -9999.0)])]
+
+
+def test_text_after_a_finish_reason_is_an_error() -> None:
+    parts = [response(text_output="Hel", finish_reason="stop"), response(True, text_output="lo", finish_reason="None")]
+    for streams in (False, True):
+        with pytest.raises(BackendError, match="text after the end of a choice"):
+            answer_of(call_of(VLLM, streams=streams), *parts)
+    assert answer_of(call_of(VLLM), parts[0], response(True, text_output=""))[0] == {0: "Hel"}
+
+
+def test_text_after_a_stop_string_is_ignored() -> None:
+    parts = [response(text_output="one STOP"), response(text_output=" two"), response(True)]
+    assert answer_of(call_of(ENSEMBLE, stop="STOP"), *parts)[0] == {0: "one "}
+
+
+def test_an_answer_is_complete_when_nothing_more_can_come() -> None:
+    reader = call_of(VLLM).new_reader()
+    assert isinstance(reader, MappedReader)
+    reader.read(response(text_output="a", finish_reason="stop"))
+    assert not reader.is_complete, "its counts may follow"
+    reader.read(response(True))
+    assert reader.is_complete
+    dynamo = call_of(dialect_of(models.DYNAMO)).new_reader()
+    assert isinstance(dynamo, MappedReader)
+    dynamo.read(response(text_output="a", finish_reason=""))
+    assert not dynamo.is_complete
+    dynamo.read(response(text_output="b", finish_reason="stop"))
+    assert dynamo.is_complete
+    plain = call_of(dialect_of(PLAIN_WITH_STOP), stop="STOP", streams=True).new_reader()
+    assert isinstance(plain, MappedReader)
+    plain.read(response(text_output="a ST"))
+    assert not plain.is_complete
+    plain.read(response(text_output="OP"))
+    assert plain.is_complete
+
+
+def test_a_stop_string_that_is_cut_off_has_a_limit() -> None:
+    dialect = dialect_of(PLAIN_WITH_STOP)
+    call_of(dialect, stop="x" * 4096)
+    with pytest.raises(UnsupportedParameter, match="limited to 4096 bytes") as caught:
+        call_of(dialect, stop=["a", "x" * 4097])
+    assert caught.value.param == "stop"
+    call_of(VLLM, stop="x" * 4097)
 
 
 def test_a_stream_that_ends_without_its_mark_is_incomplete() -> None:

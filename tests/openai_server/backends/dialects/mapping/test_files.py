@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from openai_server.backends.dialects.base import Rpc, Target
+from openai_server.backends.dialects.base import Rpc, Target, UnusableModel
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.description import Description
 from openai_server.backends.dialects.mapping.dialect import Mapped
+from openai_server.backends.dialects.mapping.explain import ABSENT
 from openai_server.backends.dialects.mapping.load import BadMapping, load, parse
 from openai_server.backends.dialects.mapping.schema import MappingFile
 from openai_server.core.errors import BackendError, UnsupportedParameter
@@ -175,6 +176,20 @@ def test_versions_and_names_can_be_replaced() -> None:
         ('text = { tensor = "T", has_prompt = true }', [{"T": "Hi yes"}], " yes"),
         ('text = "T"\nend = { tensor = "DONE" }', [{"T": "ye"}, {"T": "s", "DONE": ("BOOL", [True])}], "yes"),
         ('text = "T"\nend = { text = "[END]" }', [{"T": "yes"}, {"T": "[END]"}], "yes"),
+        ('text = "T"\nend = { text = "[END]" }', [{"T": "ye"}, {"T": "s[END]"}], "yes"),
+        ('text = "T"\nend = { text = "[END]" }', [{"T": "yes["}, {"T": "EN"}, {"T": "D]\n"}], "yes"),
+        ('text = "T"\nend = { text = "[END]" }', [{"T": "yes["}, {"T": "EN"}, {"T": "[END]"}], "yes[EN"),
+        (
+            'text = { tensor = "T", cumulative = true }\nend = { text = "[END]" }',
+            [{"T": "y"}, {"T": "yes"}, {"T": "yes[END]"}],
+            "yes",
+        ),
+        (
+            'text = { tensor = "T", json = "t" }\nend = { text = "[DONE]" }',
+            [{"T": '{"t": "yes"}'}, {"T": "[DONE]"}],
+            "yes",
+        ),
+        ('text = { tensor = "T", json = "t" }', [{"T": '{"role": 1}'}, {"T": '{"t": "yes"}'}, {"T": "{}"}], "yes"),
         ('text = "T"\nend = "rpc"', [{"T": "yes"}], "yes"),
         ('text = { tensor = "T", cumulative = true }\nend = "rpc"', [{"T": "y"}, {"T": "yes"}], "yes"),
     ],
@@ -190,6 +205,73 @@ def test_an_end_that_is_missing_is_an_error() -> None:
         text = f'rpc = "stream"\n[inputs]\nprompt = "P"\n[outputs]\ntext = "T"\nend = {end}\n'
         with pytest.raises(BackendError, match="ended the stream early"):
             answer_of(call_of(mapped(text)), response(T="yes"))
+
+
+def test_the_mark_of_the_end_is_cut_off_from_whole_answers() -> None:
+    text = 'rpc = "unary"\ninputs.prompt = "P"\n[outputs]\ntext = "T"\nend = { text = "[END]" }\n'
+    assert answer_of(call_of(mapped(text)), response(T="yes[END]"))[0] == {0: "yes"}
+    with pytest.raises(BackendError, match="text after the end"):
+        answer_of(call_of(mapped(text)), response(T="yes[END] no"))
+
+
+def test_an_answer_without_the_path_of_the_text_is_an_error() -> None:
+    text = 'rpc = "{}"\ninputs.prompt = "P"\noutputs.text = {{ tensor = "T", json = "choices.0.text" }}\n'
+    with pytest.raises(BackendError, match=r"no 'choices\.0\.text'"):
+        answer_of(call_of(mapped(text.format("unary"))), response(T='{"error": "no"}'))
+    with pytest.raises(BackendError, match="sent no text"):
+        answer_of(call_of(mapped(text.format("stream"))), response(T='{"error": "no"}'))
+
+
+def test_default_stop_strings_are_cut_off_too() -> None:
+    text = """
+        inputs = { prompt = "P", stop = { tensor = "S", default = ["</s>"] } }
+        outputs.text = { tensor = "T", keeps_stop = true }
+        """
+    call = call_of(mapped(text))
+    assert inputs_of(call)["S"] == [b"</s>"]
+    assert answer_of(call, response(T="yes</s>"))[0] == {0: "yes"}
+    assert answer_of(call_of(mapped(text), stop="e"), response(T="ye"))[0] == {0: "y"}
+
+
+def test_outputs_follow_the_metadata_of_the_model() -> None:
+    text = """
+        rpc = "stream"
+        inputs.prompt = "P"
+        [outputs]
+        text = { tensor = ["A", "T"] }
+        index = "I"
+        finish_reason = "R"
+        prompt_tokens = "N_IN"
+        completion_tokens = "N_OUT"
+        logprobs = { tensor = "L", form = "vllm" }
+        error = "E"
+        """
+    plain = mapped(text, Description(model="m", outputs=tensors_of("T:BYTES")))
+    assert answer_of(call_of(plain, streams=True), response(T="ye"), response(T="s"))[0] == {0: "yes"}
+    explanation = plain.explain()
+    assert explanation.text == "tensor T"
+    assert explanation.finish_reason.startswith("absent")
+    assert {explanation.counts, explanation.logprobs} == {ABSENT}
+    full = mapped(text, Description(model="m", outputs=tensors_of("T:BYTES R:BYTES N_IN:INT32 N_OUT:INT32")))
+    assert (full.explain().finish_reason, full.explain().counts) == ("tensor R", "tensor N_IN and tensor N_OUT")
+    with pytest.raises(BackendError, match="early"):
+        answer_of(call_of(full), response(T="yes", R=("BYTES", [])))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reported"),
+    [
+        ('text = "T"', "X:BYTES"),
+        ('text = "T"', "T:INT32"),
+        ('text = "T"\nend = { tensor = "DONE" }', "T:BYTES"),
+        ('text = "T"\nend = "finish_reason"\nfinish_reason = "R"', "T:BYTES"),
+    ],
+)
+def test_a_model_without_an_output_that_is_needed_is_unusable(outputs: str, reported: str) -> None:
+    text = f'inputs.prompt = "P"\n[outputs]\n{outputs}\n'
+    with pytest.raises(UnusableModel, match=r"it has no (text )?output"):
+        mapped(text, Description(model="m", outputs=tensors_of(reported)))
+    assert mapped(f"lists_inputs = false\n{text}", Description(model="m", outputs=tensors_of(reported)))
 
 
 def test_counts_and_reasons_are_read() -> None:
@@ -254,6 +336,18 @@ def test_a_chat_as_messages_refuses_what_a_template_would_express() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         chat_call(text, *CHAT, template=TemplateOptions(enable_thinking=True))
     assert caught.value.param == "chat_template_kwargs"
+
+
+def test_hints_for_a_template_have_no_effect_on_a_chat_as_messages() -> None:
+    """Such as the options that the Messages API sets by itself."""
+    text = 'messages = "chat"\n[outputs]\ntext = "T"\n'
+    template = TemplateOptions(enable_thinking=False, reasoning_effort="low")
+    assert chat_call(text, *CHAT, template=template, thinking_is_hint=True, effort_is_hint=True)
+    for hints in ({"thinking_is_hint": True}, {"effort_is_hint": True}):
+        with pytest.raises(UnsupportedParameter):
+            chat_call(text, *CHAT, template=template, **hints)
+    with pytest.raises(UnsupportedParameter):
+        chat_call(text, *CHAT, template=TemplateOptions(reasoning_effort="none"), effort_is_hint=True)
 
 
 # ---- Files

@@ -107,7 +107,7 @@ def test_held_text_is_the_longest_beginning_of_a_stop_string(text: str, stops: l
     ("prompt", "stops", "pieces", "cumulative"),
     [
         (b"", [b"a" * 400_000 + b"b"], [b"a" * 400_000, b"c"], False),
-        (b"x" * 400_000, [], [b"x" * 4] * 100_000, False),
+        (b"x" * 1_000_000, [], [b"x" * 4] * 250_000, False),
         (b"", [], ["\ufffd".encode() * k for k in range(5000)], True),
     ],
 )

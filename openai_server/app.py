@@ -29,7 +29,6 @@ from openai_server.api.generation import Generator
 from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.choose import Dialects
-from openai_server.backends.dialects.mapping.load import load
 from openai_server.backends.load_report import INTERVAL, LoadReports
 from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
@@ -42,6 +41,7 @@ from openai_server.telemetry.observer import Observer
 from openai_server.tokenizing.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
+    from openai_server.backends.dialects.mapping.schema import MappingFile
     from openai_server.prompting.planner import ChatPlanner
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class App:
         observer: Observer | None = None,
         watches: Sequence[Callable[[], Awaitable[None]]] = (),
     ) -> None:
-        dialects = Dialects(config.dialect, [load(path) for path in config.mapping])
+        dialects = Dialects(config.dialect, _mapping_files(config))
         self.observer = observer or Observer.of(
             log_access=config.access_log,
             tracing=tracing.wanted(config.tracing),
@@ -174,6 +174,15 @@ def model_settings(config: Config, tokenizers: Tokenizers) -> ModelSettings:
         {name: file.source for name, file in config.chat_template.items()},
         {name: {**folder.parameters, **tokenizers.parameters(name)} for name, folder in config.tokenizer.items()},
     )
+
+
+def _mapping_files(config: Config) -> "list[MappingFile]":
+    """The files of --mapping. Raises BadMapping."""
+    if not config.mapping:
+        return []
+    from openai_server.backends.dialects.mapping.load import load  # few servers need it
+
+    return [load(path) for path in config.mapping]
 
 
 def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":

@@ -88,7 +88,7 @@ async def _report(app: App, pool: Pool, catalog: Catalog) -> bool:
 def describe(model: Model) -> Iterator[tuple[str, str]]:
     """Yields the lines of the report, each with its title."""
     if model.dialect is None or model.description is None:
-        yield "dialect", "none: requests for it get 400. Choose one with --dialect, or describe it with --mapping"
+        yield "dialect", f"none: {model.reason}. Choose one with --dialect, or describe it with --mapping"
         for title, tensors in (
             ("inputs", model.description.inputs if model.description else ()),
             ("outputs", model.description.outputs if model.description else ()),

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from anyserve_common import logs
-from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE
+from openai_server.backends.dialects.base import CHATML_BY_DEFAULT, DEFAULT_TEMPLATE, UnusableModel
 from openai_server.backends.dialects.choose import Dialects
 from openai_server.backends.dialects.description import Description, IndexEntry
 from openai_server.backends.failures import is_refused
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 Lookup = asyncio.Task[None]
 
+NO_DIALECT = "no dialect fits its tensors"
 MAX_RENEWED = 16
 """A backend with more models looks only those up again whose calls have failed."""
 LOOKUP_INTERVAL = 1.0
@@ -297,7 +298,11 @@ class Inventory:
                 log.warning("%s: can't look up the model '%s': %s", backend.target, name, error.message)
             raise
         self._failing.discard(name)
-        recognized = self._dialects.of(description)
+        recognized, problem = None, NO_DIALECT
+        try:
+            recognized = self._dialects.of(description)
+        except UnusableModel as error:
+            problem = str(error)
         dialect = recognized.dialect if recognized else None
         # Templates and vocabularies are large, and equal on all backends that have the model.
         parameters = {key: sys.intern(value) for key, value in reported.items()}
@@ -307,12 +312,12 @@ class Inventory:
             parameters[DEFAULT_TEMPLATE] = CHATML_BY_DEFAULT
         parameters = self._settings.applied(name, parameters)
         input_names = dialect.input_names if dialect is not None else description.input_names
-        reason = recognized.reason if recognized else ""
+        reason = recognized.reason if recognized else problem
         metadata = Metadata(input_names, parameters, dialect=dialect, description=description, reason=reason)
         if self._is_kept(name) and self.has(name) and metadata != self.models.get(name):
             self.models[name] = metadata
             if recognized is None:
-                self._report_unknown(name, description)
+                self._report_unknown(name, description, problem)
             else:
                 fields = {
                     "backend": backend.target,
@@ -324,15 +329,16 @@ class Inventory:
                 logs.log_fields(log, logging.INFO, f"found the model '{name}'", fields)
             self._changed(name)
 
-    def _report_unknown(self, name: str, description: Description) -> None:
-        """Logs the tensors of a model without a dialect, once."""
+    def _report_unknown(self, name: str, description: Description, problem: str) -> None:
+        """Logs the tensors of a model without a dialect, once. `problem`: why it has none."""
         if name in self._reported:
             return
         self._reported.add(name)
         log.warning(
-            "%s: no dialect fits the model '%s' (inputs: %s; outputs: %s); requests for it need --dialect or --mapping",
+            "%s: the model '%s' can't be used: %s (inputs: %s; outputs: %s); see --dialect and --mapping",
             self.member.backend.target,
             name,
+            problem,
             listed(description.inputs),
             listed(description.outputs),
         )

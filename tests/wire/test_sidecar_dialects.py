@@ -87,7 +87,7 @@ async def test_the_tensors_of_an_unknown_model_are_logged_once(caplog: pytest.Lo
                 assert (refused.status, refused.error["code"]) == (400, "unsupported_model")
                 assert await names_of(sidecar) == []
             assert (await sidecar.get("/readyz")).status == 503
-    [line] = [record.message for record in caplog.records if "no dialect fits" in record.message]
+    [line] = [record.message for record in caplog.records if "no dialect fits its tensors" in record.message]
     assert "INPUT_IDS INT32[1]" in line
     assert "OUTPUT_IDS INT32[1]" in line
 
@@ -472,3 +472,14 @@ async def test_a_model_like_ours_with_further_inputs_is_not_taken_for_ours() -> 
         reply = await sidecar.complete(prompt="Hi", stop="END")
         assert reply.json["choices"][0]["text"] == "one "
         assert "exclude_input_in_output" in {tensor.name for tensor in server.requests[-1].inputs}
+
+
+async def test_a_model_that_its_chosen_dialect_does_not_fit_is_of_no_use(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        async with running(ForeignServer("triton", ids=IDS, good=PLAIN), dialect={"ids": "trtllm"}) as sidecar:
+            assert await names_of(sidecar) == ["good"]
+            refused = await sidecar.complete(prompt="Hi", model="ids")
+            assert (refused.status, refused.error["code"]) == (400, "unsupported_model")
+            assert (await sidecar.complete(prompt="Hi")).json["model"] == "good"
+    assert "the model 'ids' can't be used: " in caplog.text
+    assert "INPUT_IDS INT32[1]" in caplog.text

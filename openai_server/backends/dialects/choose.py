@@ -4,21 +4,21 @@ The order: the option for the model, the operator's mapping files, this project'
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from openai_server.backends.dialects.anyserve import dialect as own
 from openai_server.backends.dialects.base import Dialect, Recognized
 from openai_server.backends.dialects.description import Description
-from openai_server.backends.dialects.mapping.dialect import Mapped
-from openai_server.backends.dialects.mapping.load import builtin_files
-from openai_server.backends.dialects.mapping.recognize import recognize
-from openai_server.backends.dialects.mapping.schema import MappingFile
+
+if TYPE_CHECKING:
+    from openai_server.backends.dialects.mapping.schema import MappingFile
 
 
 class Dialects:
     """`chosen`: model → name of its dialect, from the options. `files`: mapping files of the operator. Raises KeyError
     for an unknown name in `chosen`."""
 
-    def __init__(self, chosen: Mapping[str, str] | None = None, files: Sequence[MappingFile] = ()) -> None:
+    def __init__(self, chosen: Mapping[str, str] | None = None, files: "Sequence[MappingFile]" = ()) -> None:
         self._chosen = dict(chosen or {})
         self._files = files
         for name in self._chosen.values():
@@ -36,6 +36,12 @@ class Dialects:
         name = self._chosen.get(f"{base}@{description.version}") or self._chosen.get(base)
         if name is not None:
             return Recognized(self._named(name, description), "the option --dialect names it")
+        if not self._files and (found := own.recognize(description)) is not None:
+            return found
+        # Imported only here, since the bundled worker needs none of it.
+        from openai_server.backends.dialects.mapping.load import builtin_files
+        from openai_server.backends.dialects.mapping.recognize import recognize
+
         for file in self._files:
             if (found := recognize(file, description)) is not None:
                 return found
@@ -46,8 +52,12 @@ class Dialects:
     def _named(self, name: str, description: Description) -> Dialect:
         if name == own.NAME:
             return own.bound(description)
+        from openai_server.backends.dialects.mapping.dialect import Mapped
+
         return Mapped(next(file for file in self._all() if file.name == name), description)
 
-    def _all(self) -> Iterator[MappingFile]:
+    def _all(self) -> "Iterator[MappingFile]":
+        from openai_server.backends.dialects.mapping.load import builtin_files
+
         yield from self._files
         yield from builtin_files().values()

@@ -21,3 +21,9 @@ from openai_server.backends.channel import channel_options, is_loopback
 def test_only_a_loopback_target_bypasses_the_proxy(target: str, loopback: bool) -> None:
     assert is_loopback(target) == loopback
     assert (("grpc.enable_http_proxy", 0) in channel_options(target)) == loopback
+
+
+def test_pings_to_other_servers_are_as_rare_as_grpcs_servers_demand() -> None:
+    """A server that lasts five minutes between messages counts each earlier ping as a strike."""
+    options = dict(channel_options("backend:1"))
+    assert int(options["grpc.keepalive_time_ms"]) > 300_000

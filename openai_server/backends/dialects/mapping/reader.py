@@ -66,7 +66,6 @@ class MappedReader:
     """`end` is how the backend marks the end of a stream."""
 
     timings = None
-    is_complete = False
 
     def __init__(self, places: OutputPlaces, end: str | EndMark, options: ReadOptions) -> None:
         self._places = places
@@ -133,7 +132,7 @@ class MappedReader:
         if n_begun < len(self._choices):
             n = len(self._choices)
             raise _bad_answer(f"sent {n_begun} choices, but {n} were requested" if n_begun else "sent no text")
-        if not (self._options.is_unary or self._has_ended()):
+        if not (self._options.is_unary or self.is_complete or self._has_ended()):
             raise _bad_answer("ended the stream early")
         rows: list[Row] = []
         self._is_read = True

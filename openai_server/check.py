@@ -8,8 +8,9 @@ import click
 
 from openai_server.app import App
 from openai_server.backends.catalog import Catalog
-from openai_server.backends.dialects.base import DEFAULT_TEMPLATE
+from openai_server.backends.dialects.base import DEFAULT_TEMPLATE, Target
 from openai_server.backends.directory import Model
+from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.errors import APIError, BackendError
@@ -20,6 +21,8 @@ from openai_server.tokenizing.tokenizers import BadTokenizer
 from protos import contract
 
 PROMPT = "Hello"
+SILENCE = 60.0
+"""Seconds after which a silent stream is looked at; it goes on."""
 CLIENT_FIELDS = {
     contract.PROMPT_TOKEN_IDS.name: "token ids as prompt",
     contract.JSON_SCHEMA.name: "json_schema",
@@ -75,7 +78,7 @@ async def _report(app: App, pool: Pool, catalog: Catalog) -> bool:
     has_text = False
     for model in models:
         click.echo(f"\nmodel {model.name}")
-        for title, text in describe(model):
+        for title, text in describe(model, catalog.settings):
             click.echo(line(title, text))
         if model.is_text_model:
             has_text = True
@@ -85,7 +88,7 @@ async def _report(app: App, pool: Pool, catalog: Catalog) -> bool:
     return has_text and all(results)
 
 
-def describe(model: Model) -> Iterator[tuple[str, str]]:
+def describe(model: Model, settings: ModelSettings) -> Iterator[tuple[str, str]]:
     """Yields the lines of the report, each with its title."""
     if model.dialect is None or model.description is None:
         yield "dialect", f"none: {model.reason}. Choose one with --dialect, or describe it with --mapping"
@@ -109,17 +112,20 @@ def describe(model: Model) -> Iterator[tuple[str, str]]:
     if model.dialect.takes_messages:
         yield "chat", "messages are sent as they are"
     else:
-        yield "chat template", _template(model)
+        yield "chat template", _template(model, settings)
     yield "context length", str(model.context_length or "unknown")
 
 
-def _template(model: Model) -> str:
+def _template(model: Model, settings: ModelSettings) -> str:
     template = model.parameters.get("chat_template")
     if template is None and DEFAULT_TEMPLATE in model.parameters:
         return "none: chats get ChatML"
     if template is None:
         return "none: chats get 400. Set one with --chat-template or --tokenizer"
-    return f"{len(template)} characters"
+    origin = settings.template_option(model.name, template)
+    if not origin and model.dialect is not None and model.dialect.parameters.get("chat_template") == template:
+        origin = "the mapping file"
+    return f"from {origin or 'ModelConfig'}, {len(template)} characters"
 
 
 async def _try(app: App, model: Model) -> bool:
@@ -140,6 +146,27 @@ async def _try(app: App, model: Model) -> bool:
     milliseconds = (time.perf_counter() - start) * 1000
     reason = choice.finish_reason or "no finish reason"
     click.echo(line("one token", f"{choice.text!r}, {reason}, {usage}, {milliseconds:.0f} ms"))
+    return await _try_stream(app, model, turn)
+
+
+async def _try_stream(app: App, model: Model, turn: Turn) -> bool:
+    """Streams a token, and prints the result: a backend may end its streams in another manner than is expected."""
+    assert model.dialect is not None
+    name, version = model.address
+    target = Target(name, model.input_names, "check", version)
+    [call] = model.dialect.calls(turn, turn.prompts, target, {}, streams=True)
+    call.model = model.name
+    n_rows, reason = 0, None
+    try:
+        async with app.services.pool.stream([call], model.members, SILENCE) as mailbox:
+            while not mailbox.is_over:
+                rows = await mailbox.take()
+                n_rows += len(rows)
+                reason = next((reason for *_, reason, _ in rows if reason), reason)
+    except BackendError as error:
+        click.echo(line("one token, streamed", f"failed: {error}"))
+        return False
+    click.echo(line("one token, streamed", f"{n_rows} pieces, {reason or 'no finish reason'}"))
     return True
 
 

@@ -52,7 +52,7 @@ class Catalog(Listener):
         self._dialects = dialects or Dialects()
         self._served = tuple(served)
         self._clock = clock
-        self._settings = settings
+        self.settings = settings
         self._directory = Directory(pool, aliases)
         self._change = asyncio.get_running_loop().create_future()
         """Future of the next change of the directory."""
@@ -83,7 +83,7 @@ class Catalog(Listener):
     # ---- Changes of backends
 
     def joined(self, member: Member) -> None:
-        inventory = Inventory(member, self._served, self._changed, self._clock, self._dialects, self._settings)
+        inventory = Inventory(member, self._served, self._changed, self._clock, self._dialects, self.settings)
         self._directory.add(inventory)
 
     def left(self, member: Member) -> None:

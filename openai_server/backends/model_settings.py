@@ -42,6 +42,13 @@ class ModelSettings:
             parameters["chat_template"] = template
         return parameters
 
+    def template_option(self, name: str, template: str) -> str:
+        """The option that set the template of this model; empty if none did."""
+        if _for(name, self._templates) == template:
+            return "--chat-template"
+        described = _for(name, self._described) or _NOTHING
+        return "--tokenizer" if template in (described.get(key) for key in _TEMPLATES) else ""
+
 
 def _for(name: str, settings: Mapping[str, T]) -> T | None:
     """The setting of the model, or that of its name without the version, or that of all models."""

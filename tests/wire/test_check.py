@@ -1,7 +1,9 @@
 """The report of `python -m openai_server check`."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -9,6 +11,7 @@ from click.testing import CliRunner
 from openai_server import check
 from openai_server.cli import command
 from openai_server.config import Config
+from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 from tests.wire.foreign_server import ForeignModel, ForeignServer, answer, serving
 from tests.wire.test_sidecar_dialects import IDS, PLAIN, VLLM
 
@@ -40,7 +43,8 @@ async def test_each_model_is_described_and_tried(capsys: pytest.CaptureFixture[s
     assert vllm["token counts"] == "tensor num_input_tokens and tensor num_output_tokens"
     assert "--chat-template" in vllm["chat template"]
     assert vllm["one token"].startswith("'one two', stop, 3 + 3 tokens")
-    [request] = server.requests
+    assert vllm["one token, streamed"] == "2 pieces, stop"
+    request, _ = server.requests
     assert b'"max_tokens":1' in request.inputs[-1].contents.bytes_contents[0]
     ids = models["ids"]
     assert "--mapping" in ids["dialect"]
@@ -53,6 +57,19 @@ async def test_a_model_that_fails_is_reported(capsys: pytest.CaptureFixture[str]
     assert not is_good
     assert models["broken"]["one token"] == "failed: Error generating stream: boom"
     assert models["good"]["one token"].startswith("'one two', no finish reason, no token counts")
+
+
+async def test_a_stream_that_fails_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unmarked(ForeignServer):
+        async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> AsyncIterator[Any]:
+            async for _ in request_iterator:
+                yield ModelStreamInferResponse(error_message="no stream today")
+
+    model = ForeignModel(answers=PLAIN.answers)
+    is_good, models = await report_of(Unmarked("own", m=model), capsys)
+    assert not is_good
+    assert models["m"]["one token"].startswith("'one two'")
+    assert models["m"]["one token, streamed"] == "failed: no stream today"
 
 
 async def test_backends_without_a_text_model_are_reported(capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,3 +67,11 @@ def test_a_local_tokenizer_adds_its_tasks(reported: dict[str, str], tasks: str) 
 def test_a_backend_that_tokenizes_needs_no_local_tokenizer() -> None:
     reported = {"tasks": "detokenize,tokenize,generate"}
     assert ModelSettings({}, {"m": LOCAL}).applied("m", reported) == reported
+
+
+def test_the_option_that_set_a_template_is_known() -> None:
+    settings = ModelSettings({"a": "from the file"}, {"b": {"chat_template": "from the folder"}})
+    assert settings.template_option("a", "from the file") == "--chat-template"
+    assert settings.template_option("a@2", "from the file") == "--chat-template"
+    assert settings.template_option("b", "from the folder") == "--tokenizer"
+    assert settings.template_option("b", "reported") == settings.template_option("c", "from the file") == ""

@@ -1,6 +1,7 @@
 """The dialect of each kind of model follows from what its server reports."""
 
 import pytest
+from msgspec.structs import replace
 
 from openai_server.backends.dialects.base import Rpc
 from openai_server.backends.dialects.choose import Dialects
@@ -23,6 +24,7 @@ from tests.openai_server.backends.dialects.mapping.models import call_of, dialec
         (models.POC, "anyserve_poc", Rpc.UNARY),
         (models.TUTORIAL, "anyserve", Rpc.EITHER),
         (models.PLAIN, "text_input", Rpc.UNARY),
+        (replace(models.PLAIN, server=ServerDescription("kserve")), "kserve", Rpc.UNARY),
         (Description(model="m", has_metadata=False), "anyserve", Rpc.EITHER),
         (
             Description(model="m", inputs=tensors_of("PROMPT:BYTES"), outputs=tensors_of("TEXT:BYTES")),
@@ -111,3 +113,11 @@ def test_each_built_in_file_is_valid_and_has_a_description() -> None:
     assert len(files) >= 8
     assert all(file.description and file.name == name for name, file in files.items())
     assert list(files)[-1] == "text_input", "it also fits models for which there is a better one"
+
+
+def test_a_streaming_model_of_mlserver_is_called_for_its_own_kind_of_responses() -> None:
+    description = replace(models.PLAIN, server=ServerDescription("mlserver"))
+    assert Dialects().of(description).dialect.name == "text_input"  # type: ignore[union-attr]
+    recognized = Dialects({"plain": "mlserver_stream"}).of(description)
+    assert recognized is not None
+    assert call_of(recognized.dialect, streams=True).rpc is Rpc.BARE_STREAM

@@ -126,9 +126,11 @@ def test_a_patch_begins_like_its_grammar(client: OpenAI, stream: bool) -> None:
     )
     assert content == ""
     assert calls
-    for kind, name, text in calls:
+    begin = "*** Begin Patch\n*** "
+    for k, (kind, name, text) in enumerate(calls):
         assert (kind, name) == ("custom", "apply_patch")
-        assert text.startswith("*** Begin Patch\n*** ")
+        is_cut_off = 0 < k == len(calls) - 1 and begin.startswith(text)  # by the limit of tokens
+        assert text.startswith(begin) or is_cut_off
         assert refused_at(str(LLMatcher.grammar_from_lark(APPLY_PATCH)), text) is None
 
 

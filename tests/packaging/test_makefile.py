@@ -40,10 +40,10 @@ def test_make_test_checks_everything() -> None:
         assert check in steps
 
 
-def test_ci_calls_make_test_without_stdin() -> None:
+def test_ci_calls_make_without_stdin() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    assert script.read_text().splitlines()[-1] == "exec make test </dev/null"
+    assert script.read_text().splitlines()[-1] == "exec make test test-foreign </dev/null"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ run: ## installs and starts worker and sidecar [MODEL=x.gguf PORT= WORKER_PORT= 
 	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
-check: setup ## runs lint and the pure and wire tests that are not marked slow, in less than a minute
+check: setup ## runs lint and the pure and wire tests that are not marked slow, in about a minute
 	@$(BIN)/python -m scripts.fetch chat-templates
 	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-sidecar check-wire
 

@@ -17,9 +17,8 @@ from grpc import aio
 from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve import poc
-from openai_server.backends.dialects.anyserve.dialect import TRITON
 from openai_server.backends.dialects.base import Call, Rpc
-from openai_server.backends.dialects.description import Description, IndexEntry, ServerDescription
+from openai_server.backends.dialects.description import TRITON, Description, IndexEntry, ServerDescription
 from openai_server.backends.failures import FAILURES, failure_of, request_too_large
 from openai_server.backends.lone_call import NotImplementedCall, answer_into
 from openai_server.backends.lookups import Lookups, result_of
@@ -288,8 +287,8 @@ class Backend:
         request = call.request
         if self.is_own:
             _set_caller(request)
-        is_own = call.read_whole is not None
-        if is_own and self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
+        has_own_contract = call.read_whole is not None
+        if has_own_contract and self._has_extension(contract.EXTENSION_STEP_BATCHES) and _may_share(request):
             return self._shared_stream().start(request, call.n, k, mailbox)
         return self._task(self._call_alone(call, k, mailbox)).cancel
 

@@ -22,7 +22,6 @@ from openai_server.core.errors import (
     NoTextModel,
     TaskNotSupported,
     Unavailable,
-    UnknownDialect,
     UnsupportedParameter,
 )
 
@@ -140,10 +139,10 @@ class Catalog(Listener):
         if failed:
             models = without(models, failed) or models
         if len(models) > 1:
-            models = tuple(sorted(models, key=lambda model: (not model.is_text_model, min(map(load, model.members)))))
             models = tuple(model for model in models if model.is_text_model) or models[:1]
+            models = tuple(sorted(models, key=lambda model: min(map(load, model.members))))
             for model in models[:-1]:
-                with suppress(TaskNotSupported, UnknownDialect, UnsupportedParameter):
+                with suppress(TaskNotSupported, UnsupportedParameter):
                     return await build(model)
         return await build(models[-1])
 

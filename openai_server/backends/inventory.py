@@ -1,10 +1,11 @@
 """The models of one backend: their names, and their metadata.
 
-They are looked up when the backend is ready, and kept until newer results arrive. Two events lead to new lookups:
+They are looked up when the backend is ready, and kept until newer results arrive. Three events lead to new lookups:
 
 - The connection is lost: everything is dropped, because another backend may replace the one that is gone.
 - A call fails with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and stays in use
-  meanwhile.
+  meanwhile. If there are many models, that applies to the one of the call.
+- A call to a server of another project fails for another reason: its model is looked up again.
 """
 
 import asyncio
@@ -152,10 +153,10 @@ class Inventory:
     def renew(self, model: str | None = None, *, alone: bool = False) -> None:
         """Looks everything up again in the background, and retries if that fails. `model`: the model of the call that
         has failed; if the backend has many, or if `alone`, no other one is looked up again."""
-        self._outdated = True
+        is_for_all = self._outdated and not self._only_stale  # as an earlier call has requested
+        self._outdated, self._only_stale = True, alone and not is_for_all
         if model is not None:
             self._stale.add(model)
-        self._only_stale = alone and (self._only_stale or self._renewal is None or self._renewal.done())
         if self._renewal is None or self._renewal.done():
             self._renewal = asyncio.create_task(self._renew(), context=Context())  # it outlives this request
 
@@ -273,10 +274,8 @@ class Inventory:
         self.missing.clear()
         self.names = tuple(versions)
         self.versions = {name: tuple(filter(None, found)) for name, found in versions.items()}
-        # Only what the backend still lists, or this would grow without end.
-        self._was_ready &= waiting.keys() | versions.keys()
-        self._reported &= waiting.keys() | versions.keys()
-        self._failing &= waiting.keys() | versions.keys()
+        for names in (self._was_ready, self._reported, self._failing):
+            names &= waiting.keys() | versions.keys()  # otherwise they would grow without end
         self._was_ready.update(versions)
         self.waiting = tuple(name for name in waiting if name in self._was_ready and name not in versions)
         for name in [name for name in self.models if not self.has(name)]:

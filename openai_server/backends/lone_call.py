@@ -28,32 +28,27 @@ class NotImplementedCall(BackendError):
 async def answer_into(mailbox: Mailbox, k: int, call: Call, open: Open, infer: Infer) -> Usage | None:
     """Makes the call, and puts its rows into the mailbox, as those of prompt k. Returns the token counts; None if the
     backend doesn't report them. Raises BackendError; NotImplementedCall if another kind of call may succeed."""
-    reader = call.new_reader()
-    if call.rpc is Rpc.UNARY:
-        try:
+    reader, has_response = call.new_reader(), False
+    try:
+        if call.rpc is Rpc.UNARY:
             response = await infer(call.request)
-        except BackendError as error:
-            if error.status == "UNIMPLEMENTED":
-                raise NotImplementedCall(error.status, error.message, error.details) from None
-            raise
-        _deliver(reader, reader.read(response), call.n, k, mailbox)
-    else:
-        is_bare = call.rpc is Rpc.BARE_STREAM
-        n_responses = 0
-        try:
+            has_response = True
+            _deliver(reader, reader.read(response), call.n, k, mailbox)
+        else:
+            is_bare = call.rpc is Rpc.BARE_STREAM
             async with aclosing(open(_only(call.request), is_bare)) as responses:
                 async for response in responses:
-                    n_responses += 1
+                    has_response = True
                     if not is_bare and response.error_message:
                         raise call.error_of(response)
                     message = response if is_bare else response.infer_response
                     _deliver(reader, reader.read(message), call.n, k, mailbox)
                     if reader.is_complete:
                         break
-        except BackendError as error:
-            if error.status == "UNIMPLEMENTED" and not n_responses:
-                raise NotImplementedCall(error.status, error.message, error.details) from None
-            raise
+    except BackendError as error:
+        if error.status == "UNIMPLEMENTED" and not has_response:
+            raise NotImplementedCall(error.status, error.message, error.details) from None
+        raise
     _deliver(reader, reader.end(), call.n, k, mailbox)
     return reader.usage
 

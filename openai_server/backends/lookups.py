@@ -97,22 +97,22 @@ class Lookups:
 
     async def _if_implemented(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
         """The result of a call; None if the server doesn't implement it."""
-        try:
-            return await self._call(call, request)
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-            return None
+        return await self._unless(lambda error: error.status == "UNIMPLEMENTED", call, request)
 
     async def _if_possible(self, call: Callable[..., Awaitable[T]], request: Message) -> T | None:
         """The result of a call whose result is not needed; None if the server refuses it."""
+        return await self._unless(is_refused, call, request)
+
+    async def _unless(
+        self, is_tolerable: Callable[[BackendError], bool], call: Callable[..., Awaitable[T]], request: Message
+    ) -> T | None:
+        """The result of a call; None after a tolerable error."""
         try:
             return await self._call(call, request)
         except BackendError as error:
-            if not is_refused(error):
+            if not is_tolerable(error):
                 raise
-            if error.status != "UNIMPLEMENTED":
-                log.debug("%s failed: %s", type(request).__name__, error.message)
+            log.debug("%s failed: %s: %s", type(request).__name__, error.status, error.message)
             return None
 
     async def _call(self, call: Callable[..., Awaitable[T]], request: Message) -> T:

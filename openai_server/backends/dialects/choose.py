@@ -3,7 +3,7 @@
 The order: the option for the model, the operator's mapping files, this project's contract, the built-in files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from openai_server.backends.dialects.anyserve import dialect as own
@@ -36,18 +36,13 @@ class Dialects:
         name = self._chosen.get(f"{base}@{description.version}") or self._chosen.get(base)
         if name is not None:
             return Recognized(self._named(name, description), "the option --dialect names it")
-        if not self._files and (found := own.recognize(description)) is not None:
-            return found
-        # Imported only here, since the bundled worker needs none of it.
-        from openai_server.backends.dialects.mapping.load import builtin_files
-        from openai_server.backends.dialects.mapping.recognize import recognize
-
         for file in self._files:
-            if (found := recognize(file, description)) is not None:
+            if (found := _recognized(file, description)) is not None:
                 return found
         if (found := own.recognize(description)) is not None:
             return found
-        return next((found for file in builtin_files().values() if (found := recognize(file, description))), None)
+        files = _builtin_files()
+        return next((found for file in files if (found := _recognized(file, description)) is not None), None)
 
     def _named(self, name: str, description: Description) -> Dialect:
         if name == own.NAME:
@@ -57,7 +52,20 @@ class Dialects:
         return Mapped(next(file for file in self._all() if file.name == name), description)
 
     def _all(self) -> "Iterator[MappingFile]":
-        from openai_server.backends.dialects.mapping.load import builtin_files
-
         yield from self._files
-        yield from builtin_files().values()
+        yield from _builtin_files()
+
+
+# ---- Imported only when they are called, since the bundled worker needs nothing of mapping files
+
+
+def _recognized(file: "MappingFile", description: Description) -> Recognized | None:
+    from openai_server.backends.dialects.mapping.recognize import recognize
+
+    return recognize(file, description)
+
+
+def _builtin_files() -> "Iterable[MappingFile]":
+    from openai_server.backends.dialects.mapping.load import builtin_files
+
+    return builtin_files().values()

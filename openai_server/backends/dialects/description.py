@@ -7,6 +7,10 @@ from msgspec import Struct
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelConfig, ModelMetadataResponse, RepositoryIndexResponse
 
+TRITON = "triton"
+UNARY_SERVERS = frozenset({"kserve", "mlserver"})
+"""Servers without the usual ModelStreamInfer."""
+
 
 class TensorDescription(Struct, frozen=True):
     name: str
@@ -64,6 +68,11 @@ class Description(Struct, frozen=True, kw_only=True):
     """Parameters of ModelConfig that are not in contract.CONFIG_PARAMETERS."""
     has_metadata: bool = True
     """Whether the backend implements ModelMetadata."""
+
+    @property
+    def needs_streams(self) -> bool:
+        """Whether ModelInfer refuses the model, as far as that is known."""
+        return self.is_decoupled or (self.is_decoupled is None and self.server.name == TRITON)
 
     @property
     def input_names(self) -> frozenset[str]:

@@ -1,18 +1,31 @@
-"""The inputs of the contract for a guide that is more than one text. PURE."""
+"""The inputs of the contract that this server sets: for guides of more than one text, and to choose the best. PURE."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-from openai_server.backends.dialects.base import Target
-from openai_server.backends.dialects.inputs import EVERYTHING, source
+from msgspec.structs import replace
+
+from openai_server.backends.dialects.base import ServerInputs, Target
+from openai_server.backends.dialects.inputs import EVERYTHING, source, unsupported
 from openai_server.core import guide_parts
 from openai_server.core.closing import closed
-from openai_server.core.errors import UnsupportedParameter
 from openai_server.core.lark import json_value
-from openai_server.core.turn import Guide
+from openai_server.core.turn import NO_GUIDE, Guide, Turn
 from protos import contract
 from protos.contract import TensorSpec
+
+
+def with_server_inputs(turn: Turn, target: Target, inputs: ServerInputs) -> tuple[Turn, ServerInputs]:
+    """The turn without a guide that became inputs, and all inputs that this server sets.
+
+    Raises UnsupportedParameter.
+    """
+    if guides := guide_inputs(turn.guide, target):
+        inputs, turn = {**inputs, **guides}, replace(turn, guide=NO_GUIDE)
+    if turn.chooses_best and turn.top_logprobs is None:
+        inputs = {**inputs, contract.LOGPROBS: [0]}  # needed to choose the best
+    return turn, inputs
 
 
 def guide_inputs(guide: Guide, target: Target) -> dict[TensorSpec, Sequence[Any]]:
@@ -46,4 +59,4 @@ _META = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
 
 def _require(spec: TensorSpec, field: str, target: Target) -> None:
     if spec.name not in target.input_names:
-        raise UnsupportedParameter(field, f"The model '{target.model}' does not support '{field}'.")
+        raise unsupported(field, target.model)

@@ -8,6 +8,7 @@ import orjson
 from msgspec.structs import astuple
 
 from openai_server.core import guide_parts
+from openai_server.core.errors import UnsupportedParameter
 from openai_server.core.turn import Sampling, Turn
 from protos import contract
 from protos.contract import TensorSpec
@@ -113,6 +114,11 @@ def values_of(turn: Turn) -> tuple[Any, ...]:
 def is_omittable(row: InputRow, values: Sequence[Any], turn: Turn) -> bool:
     """Whether a backend without an input for the field does what the client wants anyway."""
     return list(values) == [row.off] or (row.field == "token_limit" and turn.has_default_limit)
+
+
+def unsupported(field: str, model: str) -> UnsupportedParameter:
+    """The error for a field that the model has no input for."""
+    return UnsupportedParameter(field, f"The model '{model}' does not support '{field}'.")
 
 
 SERVER_INPUTS = (

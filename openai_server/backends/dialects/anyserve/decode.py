@@ -6,9 +6,9 @@ made up: without token counts from the backend an answer has no usage, without f
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
+from openai_server.backends.dialects.response_tensors import ResponseTensors, bad_answer
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
@@ -30,10 +30,10 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     outputs = Outputs(response)
     texts = outputs.texts(contract.TEXT)
     if len(texts) != n:
-        raise _bad_answer(f"sent {len(texts)} choices, but {n} were requested")
+        raise bad_answer(f"sent {len(texts)} choices, but {n} were requested")
     reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
     if unknown := [reason for reason in reasons if reason not in (*_REASONS, *_UNFINISHED)]:
-        raise _bad_answer(f"ended the answer for the reason '{unknown[0]}'")
+        raise bad_answer(f"ended the answer for the reason '{unknown[0]}'")
     logprobs = outputs.logprobs()
     choices = [
         Choice(i, text, None if reason in _UNFINISHED else reason, logprobs.get(i, ()))
@@ -136,7 +136,7 @@ class StreamReader:
             if finished:
                 self._unfinished.discard(index)
                 if reason not in _REASONS:
-                    raise _bad_answer(f"ended the answer for the reason '{reason}'")
+                    raise bad_answer(f"ended the answer for the reason '{reason}'")
             rows.append((index, token, reason if finished else None, logprobs.get(index, ())))
         return rows
 
@@ -146,7 +146,7 @@ class StreamReader:
         Raises BackendError if the answer is incomplete.
         """
         if self._unfinished and (self._has_reasons or not (self._is_final or (self._is_whole and not self._marks_end))):
-            raise _bad_answer("ended the stream early")
+            raise bad_answer("ended the stream early")
         if self._derives_stop and self._is_final:
             return [(index, b"", contract.FINISH_STOP, ()) for index in sorted(self._unfinished)]
         return []
@@ -250,7 +250,7 @@ def step_batch(response: ModelInferResponse) -> StepBatch:
         if contents is not None:
             elements = contents.bytes_contents if spec.datatype == tensors.BYTES else contents.int_contents
         if k not in (-1, len(elements)):
-            raise _bad_answer(f"sent {len(elements)} elements of '{spec.name}' for {k} rows")
+            raise bad_answer(f"sent {len(elements)} elements of '{spec.name}' for {k} rows")
         return list(elements)
 
     requests = column(contract.REQUEST)
@@ -277,36 +277,23 @@ _UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
 # ---- Tensors
 
 
-class Outputs:
-    """The tensors of one response, by specification. An absent tensor is empty.
-
-    A tensor is decoded when it is requested. Shapes are ignored: all tensors are columns, whose lengths must agree.
-    """
-
-    def __init__(self, response: ModelInferResponse) -> None:
-        outputs, raw = response.outputs, response.raw_output_contents
-        if raw and len(raw) != len(outputs):
-            raise _bad_answer(f"sent a malformed answer: {len(raw)} raw contents for {len(outputs)} tensors")
-        self._tensors = {
-            output.name: (output, part) for output, part in zip(outputs, raw or repeat(None), strict=False)
-        }
+class Outputs(ResponseTensors):
+    """The tensors of one response, by specification. An absent tensor is empty. All are columns, whose lengths must
+    agree."""
 
     def elements(self, spec: TensorSpec) -> Sequence[Any]:
         output, raw = self._tensors.get(spec.name, (None, None))
         if output is None:
             return ()
         if output.datatype != spec.datatype and not _are_alike(output.datatype, spec.datatype):
-            raise _bad_answer(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
-        try:
-            return tensors.output_elements(output, raw)
-        except tensors.TensorError as error:
-            raise _bad_answer(f"sent a malformed answer: {error}") from error
+            raise bad_answer(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
+        return self._decoded(output, raw)
 
     def required(self, spec: TensorSpec) -> Sequence[Any]:
         """The elements; at least one."""
         elements = self.elements(spec)
         if not elements:
-            raise _bad_answer(f"sent no '{spec.name}'")
+            raise bad_answer(f"sent no '{spec.name}'")
         return elements
 
     def first(self, spec: TensorSpec) -> int | None:
@@ -323,7 +310,7 @@ class Outputs:
         elements = self.elements(spec)
         for element in elements:
             if not 0 <= element < math.inf:
-                raise _bad_answer(f"sent {element} as '{spec.name}'")
+                raise bad_answer(f"sent {element} as '{spec.name}'")
         return elements
 
     def texts(self, spec: TensorSpec) -> list[str]:
@@ -340,7 +327,7 @@ class Outputs:
         tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self.elements(contract.TOP_LOGPROB)
         n_top, rest = divmod(len(tops), k)
         if rest or len(top_values) != len(tops) or not tokens or not values:
-            raise _bad_answer("sent log probabilities whose numbers of elements don't agree")
+            raise bad_answer("sent log probabilities whose numbers of elements don't agree")
         by_choice: dict[int, list[TokenLogprob]] = {}
         for i, (index, token, value) in enumerate(zip(indexes, tokens, values, strict=True)):
             known = not math.isnan(value)
@@ -352,7 +339,7 @@ class Outputs:
     def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
         """The values: none, or one for each of `length` choices. Raises BackendError for another number."""
         if values and len(values) != length:
-            raise _bad_answer(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
+            raise bad_answer(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
         return values
 
 
@@ -364,8 +351,4 @@ def _are_alike(datatype: str, other: str) -> bool:
 
 
 def no_such_choice(index: int, n: int) -> BackendError:
-    return _bad_answer(f"sent choice {index} of {n}")
-
-
-def _bad_answer(problem: str) -> BackendError:
-    return BackendError("UNKNOWN", f"The model backend {problem}.")
+    return bad_answer(f"sent choice {index} of {n}")

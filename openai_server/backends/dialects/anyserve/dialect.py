@@ -3,23 +3,18 @@
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 
-from msgspec.structs import replace
-
-from openai_server.backends.dialects.anyserve import decode, encode
+from openai_server.backends.dialects.anyserve import decode, encode, poc
 from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
 from openai_server.backends.dialects.base import Call, Explanation, Recognized, Rpc, ServerInputs, Target
-from openai_server.backends.dialects.description import Description, TensorDescription
-from openai_server.backends.dialects.guides import guide_inputs
+from openai_server.backends.dialects.description import TRITON, UNARY_SERVERS, Description, TensorDescription
+from openai_server.backends.dialects.guides import with_server_inputs
 from openai_server.backends.dialects.inputs import EVERYTHING, fields
-from openai_server.core.turn import NO_GUIDE, Prompt, Turn
+from openai_server.core.turn import Prompt, Turn
 from protos import contract
 from protos.contract import TensorSpec
 
 NAME = "anyserve"
-TRITON = "triton"
-UNARY_SERVERS = frozenset({"kserve", "mlserver"})
-"""Servers without the usual ModelStreamInfer."""
-FOREIGN_SERVERS = frozenset({TRITON, "anyserve", "anyserve-ingress", *UNARY_SERVERS})
+FOREIGN_SERVERS = frozenset({TRITON, *poc.SERVERS, *UNARY_SERVERS})
 """Servers that don't have this project's contract unless a model's tensors say so."""
 
 
@@ -52,11 +47,7 @@ class AnyServe:
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs, *, streams: bool
     ) -> Iterator[Call]:
         """The calls. If there are several prompts, the id of each call ends with the number of its prompt."""
-        if inputs := guide_inputs(turn.guide, target):
-            server_inputs = {**server_inputs, **inputs}
-            turn = replace(turn, guide=NO_GUIDE)
-        if turn.chooses_best and turn.top_logprobs is None:
-            server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # needed to choose the best
+        turn, server_inputs = with_server_inputs(turn, target, server_inputs)
         n = turn.n_returned if streams else turn.n_generated
         reader = partial(StreamReader, n, derives_stop=streams and self._marks_end)
         for k, prompt in enumerate(prompts):
@@ -142,9 +133,7 @@ def bound(description: Description) -> AnyServe:
 def _rpc(description: Description) -> Rpc:
     if description.server.name in UNARY_SERVERS:
         return Rpc.UNARY
-    if description.is_decoupled or (description.is_decoupled is None and description.server.name == TRITON):
-        return Rpc.STREAM  # ModelInfer refuses such a model
-    return Rpc.EITHER
+    return Rpc.STREAM if description.needs_streams else Rpc.EITHER
 
 
 _INPUTS_BY_NAME = {spec.name: spec for spec in contract.INPUTS}

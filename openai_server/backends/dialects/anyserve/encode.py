@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from openai_server.backends.dialects.base import ServerInputs
 from openai_server.backends.dialects.description import TensorDescription
-from openai_server.backends.dialects.inputs import EVERYTHING, INPUT_ROWS, fields, is_omittable, values_of
+from openai_server.backends.dialects.inputs import EVERYTHING, INPUT_ROWS, fields, is_omittable, unsupported, values_of
 from openai_server.core.errors import UnsupportedParameter
 from openai_server.core.turn import Prompt, Turn
 from protos import contract, tensors
@@ -47,8 +47,7 @@ def infer_request(
         if row.tensor.name in input_names:
             tensors.add_input(message, row.tensor, values)
         elif not is_omittable(row, values, turn):
-            field = fields(turn)[row.tensor.name]
-            raise UnsupportedParameter(field, f"The model '{model}' does not support '{field}'.")
+            raise unsupported(fields(turn)[row.tensor.name], model)
     for tensor in message.inputs if described else ():
         if (description := described.get(tensor.name)) is not None:
             try:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from openai_server.backends.dialects.base import Target
-from openai_server.core.errors import UnsupportedParameter
+from openai_server.backends.dialects.inputs import unsupported
 from openai_server.core.tasks import EmbeddingOptions, TokenizeOptions
 from openai_server.core.turn import Prompt
 from protos import contract, tensors
@@ -84,6 +84,6 @@ def _message(task: str, to: Target, inputs: Iterable[Input]) -> ModelInferReques
     message.parameters[contract.PARAM_TASK].string_param = task
     for spec, elements, field in inputs:
         if spec.name not in to.input_names:
-            raise UnsupportedParameter(field, f"The model '{to.model}' does not support '{field}'.")
+            raise unsupported(field, to.model)
         tensors.add_input(message, spec, elements)
     return message

@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any
 
 import orjson
-from msgspec.structs import replace
 
 from openai_server.backends.dialects.base import Call, Explanation, Rpc, ServerInputs, Target, UnusableModel
-from openai_server.backends.dialects.description import Description, TensorDescription
-from openai_server.backends.dialects.guides import guide_inputs
-from openai_server.backends.dialects.inputs import INPUT_ROWS, fields, is_omittable, values_of
+from openai_server.backends.dialects.description import TRITON, UNARY_SERVERS, Description, TensorDescription
+from openai_server.backends.dialects.guides import with_server_inputs
+from openai_server.backends.dialects.inputs import INPUT_ROWS, fields, is_omittable, unsupported, values_of
 from openai_server.backends.dialects.mapping import errors
 from openai_server.backends.dialects.mapping.chat import MessagePlaces
 from openai_server.backends.dialects.mapping.conversions import merged, seed_for, set_parameter
@@ -21,14 +20,10 @@ from openai_server.backends.dialects.mapping.places import BoundPlace, Tensors, 
 from openai_server.backends.dialects.mapping.reader import MappedReader, ReadOptions
 from openai_server.backends.dialects.mapping.schema import MappingFile, Text
 from openai_server.core.errors import UnsupportedParameter
-from openai_server.core.turn import NO_GUIDE, Prompt, Turn
+from openai_server.core.turn import Prompt, Turn
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
-
-TRITON = "triton"
-MLSERVER = "mlserver"
-KSERVE = "kserve"
 
 INPUTS: Mapping[str, TensorSpec] = {
     spec.name: spec
@@ -125,13 +120,9 @@ class Mapped:
     def calls(
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs, *, streams: bool
     ) -> Iterator[Call]:
-        if inputs := guide_inputs(turn.guide, target):
-            server_inputs = {**server_inputs, **inputs}
-            turn = replace(turn, guide=NO_GUIDE)
-        if turn.chooses_best and turn.top_logprobs is None:
-            if contract.LOGPROBS.name not in self._places:
-                raise _unsupported(turn.name("n_to_send"), target)
-            server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # needed to choose the best
+        if turn.chooses_best and contract.LOGPROBS.name not in self._places:
+            raise unsupported(turn.name("n_to_send"), target.model)
+        turn, server_inputs = with_server_inputs(turn, target, server_inputs)
         by_messages = self._messages is not None and bool(turn.messages)
         for k, prompt in enumerate([""] if by_messages else prompts):
             build = partial(self._call, turn, prompt, target, server_inputs, streams=streams)
@@ -211,7 +202,7 @@ class Mapped:
             elif name == contract.ECHO.name and turn.top_logprobs is None:
                 self._check_echo(turn, target)
             elif not is_omittable(row, elements, turn):
-                raise _unsupported(names[name], target)
+                raise unsupported(names[name], target.model)
         for name, place in self._places.items():
             if place.place.default is not None and name not in elements_by_name:
                 default = place.place.default
@@ -235,7 +226,7 @@ class Mapped:
     def _check_echo(self, turn: Turn, target: Target) -> None:
         """The reader adds the prompt, if it is a text."""
         if turn.echo and not all(isinstance(prompt, str) for prompt in turn.prompts):
-            raise _unsupported(turn.name("echo"), target)
+            raise unsupported(turn.name("echo"), target.model)
 
     def fields(self, turn: Turn) -> Mapping[str, str]:
         """Also by the names of the backend's tensors, which its errors may have."""
@@ -263,10 +254,6 @@ MAX_STOP = 4096
 _LIMIT = contract.MAX_TOKENS.name
 _PROMPTS = frozenset({contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name})
 _GUIDES = frozenset(spec.name for spec in contract.GUIDES)
-
-
-def _unsupported(field: str, target: Target) -> UnsupportedParameter:
-    return UnsupportedParameter(field, f"The model '{target.model}' does not support '{field}'.")
 
 
 def _seed(seed: int, place: BoundPlace) -> Sequence[int]:
@@ -307,8 +294,6 @@ def _rpc(file: MappingFile, description: Description) -> Rpc:
             return Rpc.BARE_STREAM
         case "both":
             return Rpc.EITHER
-    if description.server.name in (KSERVE, MLSERVER) or description.is_decoupled is False:
+    if description.server.name in UNARY_SERVERS or description.is_decoupled is False:
         return Rpc.UNARY
-    if description.is_decoupled or (description.is_decoupled is None and description.server.name == TRITON):
-        return Rpc.STREAM
-    return Rpc.EITHER
+    return Rpc.STREAM if description.needs_streams else Rpc.EITHER

@@ -1,37 +1,21 @@
 """The tensors of a response of any backend, by name. PURE."""
 
 from collections.abc import Sequence
-from itertools import repeat
 from typing import Any
 
 import orjson
 
 from openai_server.backends.dialects.mapping.schema import Count, Output
-from openai_server.core.errors import BackendError
-from protos import tensors
-from protos.grpc_predict_v2_pb2 import ModelInferResponse
+from openai_server.backends.dialects.response_tensors import ResponseTensors, malformed
 
 
-class Outputs:
-    """Shapes are ignored: a tensor is its elements, of whatever rank."""
-
-    def __init__(self, response: ModelInferResponse) -> None:
-        raw = response.raw_output_contents
-        if raw and len(raw) != len(response.outputs):
-            raise _malformed(f"{len(raw)} raw contents for {len(response.outputs)} tensors")
-        self._tensors = {
-            output.name: (output, part) for output, part in zip(response.outputs, raw or repeat(None), strict=False)
-        }
+class Outputs(ResponseTensors):
+    """The tensors of one response, by the places of a mapping file."""
 
     def elements(self, name: str) -> Sequence[Any]:
         """Empty if the response lacks the tensor. Raises BackendError."""
         output, raw = self._tensors.get(name, (None, None))
-        if output is None:
-            return ()
-        try:
-            return tensors.output_elements(output, raw)
-        except (tensors.TensorError, KeyError) as error:
-            raise _malformed(str(error)) from error
+        return () if output is None else self._decoded(output, raw)
 
     def first_of(self, names: str | list[str] | None) -> str | None:
         alternatives = [names] if isinstance(names, str) else names or []
@@ -44,9 +28,9 @@ class Outputs:
             try:
                 number = int(value)
             except (TypeError, ValueError, OverflowError):
-                raise _malformed(f"{value!r} as a number of tokens") from None
+                raise malformed(f"{value!r} as a number of tokens") from None
             if number < 0:
-                raise _malformed(f"{number} as a number of tokens")
+                raise malformed(f"{number} as a number of tokens")
             numbers.append(number)
         return numbers
 
@@ -79,7 +63,7 @@ def _at(element: Any, path: str) -> Any:
     try:
         value = orjson.loads(element)
     except (orjson.JSONDecodeError, TypeError) as error:
-        raise _malformed("text that is not JSON") from error
+        raise malformed("text that is not JSON") from error
     for part in path.split("."):
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
@@ -88,7 +72,3 @@ def _at(element: Any, path: str) -> Any:
         else:
             return None
     return value
-
-
-def _malformed(problem: str) -> BackendError:
-    return BackendError("UNKNOWN", f"The model backend sent a malformed answer: {problem}.")

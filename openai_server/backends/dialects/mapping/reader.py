@@ -14,6 +14,7 @@ from openai_server.backends.dialects.mapping.outputs import Outputs, texts_of
 from openai_server.backends.dialects.mapping.schema import Count, EndMark, Output, Reason, Text
 from openai_server.backends.dialects.mapping.schema import Outputs as OutputPlaces
 from openai_server.backends.dialects.mapping.text import ChoiceText
+from openai_server.backends.dialects.response_tensors import bad_answer
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from openai_server.core.timings import Progress
@@ -131,9 +132,9 @@ class MappedReader:
         n_begun = sum(choice.has_begun for choice in self._choices)
         if n_begun < len(self._choices):
             n = len(self._choices)
-            raise _bad_answer(f"sent {n_begun} choices, but {n} were requested" if n_begun else "sent no text")
+            raise bad_answer(f"sent {n_begun} choices, but {n} were requested" if n_begun else "sent no text")
         if not (self._options.is_unary or self.is_complete or self._has_ended()):
-            raise _bad_answer("ended the stream early")
+            raise bad_answer("ended the stream early")
         rows: list[Row] = []
         self._is_read = True
         for index, choice in enumerate(self._choices):
@@ -186,7 +187,7 @@ class MappedReader:
         """The texts of the choices, of which any may be absent; None: of all."""
         texts = texts_of(outputs, self._text, self._mark)
         if self._options.is_unary and texts and None in texts:
-            raise _bad_answer(f"sent a malformed answer: it has no '{self._text.json}' in the JSON with the text")
+            raise bad_answer(f"sent a malformed answer: it has no '{self._text.json}' in the JSON with the text")
         return texts
 
     def _add(self, choice: _Choice, text: bytes | None) -> bytes:
@@ -195,7 +196,7 @@ class MappedReader:
         delta = choice.text.add(text) if text else b""
         self._is_ended |= choice.text.is_marked
         if choice.text.exceeds_mark or (delta and choice.is_finished):
-            raise _bad_answer("sent text after the end of a choice")
+            raise bad_answer("sent text after the end of a choice")
         return delta
 
     def _indexes(self, outputs: Outputs, k: int) -> list[int]:
@@ -203,10 +204,10 @@ class MappedReader:
         numbers = outputs.numbers(Count(tensor=self._places.index)) if self._places.index else []
         numbers = numbers or list(range(k))
         if k and len(numbers) != k:
-            raise _bad_answer(f"sent {len(numbers)} choices for {k} texts")
+            raise bad_answer(f"sent {len(numbers)} choices for {k} texts")
         for number in numbers:
             if not 0 <= number < self._options.n:
-                raise _bad_answer(f"sent choice {number} of {self._options.n}")
+                raise bad_answer(f"sent choice {number} of {self._options.n}")
         return numbers
 
     def _count(self, outputs: Outputs, indexes: Sequence[int]) -> None:
@@ -234,7 +235,7 @@ class MappedReader:
             return
         reason = self._reason.map.get(word, word)
         if reason and reason not in REASONS:
-            raise _bad_answer(f"ended the answer for the reason '{word}'")
+            raise bad_answer(f"ended the answer for the reason '{word}'")
         choice.is_finished, choice.reason = True, reason or None
 
     def _opening(self, index: int) -> bytes:
@@ -264,7 +265,3 @@ class MappedReader:
         elif choice.text.is_stopped:
             return contract.FINISH_STOP
         return contract.FINISH_STOP if self._options.streams and self._is_ended else None
-
-
-def _bad_answer(problem: str) -> BackendError:
-    return BackendError("UNKNOWN", f"The model backend {problem}.")

@@ -128,18 +128,6 @@ def inputs_of(call: Call) -> dict[str, list[Any]]:
     return {name: list(tensor.elements) for name, tensor in tensors.read_inputs(call.request).items()}
 
 
-def response(final: bool | None = None, **outputs: Any) -> ModelInferResponse:
-    """A response; each output is its datatype and its elements, or a text."""
-    message = ModelInferResponse()
-    for name, value in outputs.items():
-        datatype, elements = value if isinstance(value, tuple) else ("BYTES", [value.encode()])
-        message.outputs.add(name=name, datatype=datatype, shape=[len(elements)])
-        message.raw_output_contents.append(tensors.to_raw(datatype, elements))
-    if final is not None:
-        message.parameters["triton_final_response"].bool_param = final
-    return message
-
-
 def answer_of(call: Call, *responses: ModelInferResponse) -> tuple[dict[int, str], dict[int, str | None], Any]:
     """Texts and finish reasons of the choices, and the usage."""
     reader = call.new_reader()

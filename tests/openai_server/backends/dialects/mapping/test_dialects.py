@@ -14,7 +14,8 @@ from openai_server.core.usage import Usage
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 from tests.openai_server.backends.dialects.mapping import models
-from tests.openai_server.backends.dialects.mapping.models import answer_of, call_of, dialect_of, inputs_of, response
+from tests.openai_server.backends.dialects.mapping.models import answer_of, call_of, dialect_of, inputs_of
+from tests.wire.foreign_server import answer as response
 
 PLAIN_WITH_STOP = Description(
     model="m", inputs=models.tensors_of("text_input:BYTES stop:BYTES"), outputs=models.tensors_of("text_output:BYTES")
@@ -204,6 +205,14 @@ def test_errors_of_a_stream_get_a_status(text: str, status: str) -> None:
     error = call_of(VLLM).error_of(ModelStreamInferResponse(error_message=text))
     assert isinstance(error, BackendError)
     assert (error.status, error.message) == (status, text)
+
+
+@pytest.mark.parametrize("description", [models.PLAIN, models.ENSEMBLE, models.TUTORIAL])
+def test_a_model_that_triton_has_unloaded_is_not_found(description: Description) -> None:
+    message = ModelStreamInferResponse(error_message="Request for unknown model: 'm' has no available versions")
+    error = call_of(dialect_of(description)).error_of(message)
+    assert isinstance(error, BackendError)
+    assert error.status == "NOT_FOUND"
 
 
 # ---- TensorRT-LLM

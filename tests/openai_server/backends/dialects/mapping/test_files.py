@@ -24,9 +24,9 @@ from tests.openai_server.backends.dialects.mapping.models import (
     answer_of,
     call_of,
     inputs_of,
-    response,
     tensors_of,
 )
+from tests.wire.foreign_server import answer as response
 
 MINIMAL = '[inputs]\nprompt = "PROMPT"\n[outputs]\ntext = "TEXT"\n'
 

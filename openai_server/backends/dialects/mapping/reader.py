@@ -74,7 +74,13 @@ class MappedReader:
         self._options = options
         self._text: Text = place_of(places.text, Text)
         self._reason = place_of(places.finish_reason, Reason) if places.finish_reason != "counts" else None
-        self._completion = place_of(places.completion_tokens, Count)
+        self._error: Output | None = place_of(places.error, Output)
+        self._logprobs: Output | None = Output(tensor=places.logprobs.tensor) if places.logprobs else None
+        self._completion: Count | None = place_of(places.completion_tokens, Count)
+        counts = {"prompt_tokens": places.prompt_tokens, "cached_tokens": places.cached_tokens}
+        self._prompt_counts: dict[str, Count] = {
+            name: place_of(place, Count) for name, place in counts.items() if place is not None
+        }
         prompt = options.prompt.encode() if self._text.has_prompt else b""
         stops = [stop.encode() for stop in options.stops if stop] if self._text.keeps_stop else []
         self._mark = end.text.encode() if isinstance(end, EndMark) and end.text else b""
@@ -107,7 +113,7 @@ class MappedReader:
         reasons = texts_of(outputs, self._reason) if self._reason is not None else None
         indexes = self._indexes(outputs, len(texts or reasons or ()))
         self._count(outputs, indexes)
-        logprobs = self._logprobs(outputs)
+        logprobs = self._logprob_texts(outputs)
         rows: list[Row] = []
         for position, index in enumerate(indexes):
             choice = self._choices[index]
@@ -163,10 +169,8 @@ class MappedReader:
     @property
     def is_complete(self) -> bool:
         """Whether the backend has nothing more to send for the answer."""
-        places = self._places
-        if any(place is not None for place in (places.prompt_tokens, places.completion_tokens, places.cached_tokens)):
-            return self._is_ended
-        return self._is_ended or all(choice.is_finished for choice in self._choices)
+        expects_counts = self._prompt_counts or self._completion is not None
+        return self._is_ended or (not expects_counts and all(choice.is_finished for choice in self._choices))
 
     def take_progress(self) -> Sequence[Progress]:
         return ()
@@ -179,8 +183,8 @@ class MappedReader:
         return self._places.finish_reason == "counts"
 
     def _check_error(self, outputs: Outputs) -> None:
-        place = place_of(self._places.error, Output)
-        if place is not None and (found := [text for text in texts_of(outputs, place) or () if text]):
+        texts = texts_of(outputs, self._error) if self._error is not None else None
+        if found := [text for text in texts or () if text]:
             raise BackendError("UNKNOWN", found[0].decode(errors="replace"))
 
     def _texts(self, outputs: Outputs) -> list[bytes | None] | None:
@@ -211,9 +215,8 @@ class MappedReader:
         return numbers
 
     def _count(self, outputs: Outputs, indexes: Sequence[int]) -> None:
-        for name in ("prompt_tokens", "cached_tokens"):
-            place = place_of(getattr(self._places, name), Count)
-            if place is not None and (counts := outputs.numbers(place)):
+        for name, place in self._prompt_counts.items():
+            if counts := outputs.numbers(place):
                 self._counts[name] = counts[0]
         if self._completion is None or not (counts := outputs.numbers(self._completion)):
             return
@@ -224,9 +227,8 @@ class MappedReader:
             before = choice.n_tokens or 0 if self._completion.delta and not self._options.is_unary else 0
             choice.n_tokens = before + count
 
-    def _logprobs(self, outputs: Outputs) -> list[bytes]:
-        place = self._places.logprobs
-        texts = texts_of(outputs, Output(tensor=place.tensor)) if place is not None else None
+    def _logprob_texts(self, outputs: Outputs) -> list[bytes]:
+        texts = texts_of(outputs, self._logprobs) if self._logprobs is not None else None
         return [text or b"" for text in texts or ()]
 
     def _take_reason(self, choice: _Choice, word: str) -> None:

@@ -31,6 +31,14 @@ class TensorSpec:
 
 
 INT32_MAX = 2**31 - 1
+URGENT_PRIORITY = -1
+"""Priority of requests that are read before all others."""
+BACKGROUND_PRIORITY = 2**30
+"""Requests of this priority or a greater number are background work: it is done while nothing else is to do, or costs
+other requests next to nothing, besides a small minimum share."""
+FLEX_PRIORITY = BACKGROUND_PRIORITY
+BATCH_PRIORITY = INT32_MAX
+"""Priorities of background work: requests whose clients wait, and lines of batches."""
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
@@ -195,7 +203,11 @@ SEED = TensorSpec(
 )
 N = TensorSpec("n", "INT32", (1,), "choices to generate from the prompt; absent: 1", 1, MAX_CHOICES)
 PRIORITY = TensorSpec(
-    "priority", "INT32", (1,), "waiting prompts with a smaller number are read first; absent: 0 (first)", 0
+    "priority",
+    "INT32",
+    (1,),
+    "waiting prompts with a smaller number are read first; from 2³⁰ on, the request is background work; absent: 0",
+    -1,
 )
 TIMINGS = TensorSpec(
     "timings", "BOOL", (1,), "whether to return `prompt_ms` and `completion_ms`; absent: false; not in step batches"
@@ -425,10 +437,14 @@ EXTENSIONS = (
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
 FINISH_LENGTH = "length"
+FINISH_TOOL_CALLS = "tool_calls"
+FINISH_CONTENT_FILTER = "content_filter"
 
-# ---- Tasks other than generation: unary calls that name the task in PARAM_TASK.
+# ---- Tasks other than generation. A request names its task in PARAM_TASK.
 
 TASK_GENERATE = "generate"
+TASK_CHAT = "chat"
+TASK_RESPONSES = "responses"
 TASK_EMBED = "embed"
 TASK_RANK = "rank"
 TASK_TOKENIZE = "tokenize"
@@ -470,6 +486,63 @@ TOKEN_PIECES = TensorSpec(
 )
 WHOLE_TEXT = TensorSpec("text", "BYTES", (1,), "the text of the tokens, special ones included")
 
+# ---- Chats: the model gets the conversation instead of a rendered prompt, and returns text or events.
+
+MESSAGES = TensorSpec(
+    "messages",
+    "BYTES",
+    (ANY,),
+    "the messages of OpenAI's chat: one JSON array, or a JSON object in each element",
+)
+BODY = TensorSpec(
+    "body",
+    "BYTES",
+    (1,),
+    "the whole request as a JSON object in the form of OpenAI's chat, without credentials; absent: only `messages`",
+)
+INPUT_ITEMS = TensorSpec(
+    "input_items", "BYTES", (1,), "the conversation as a JSON array of input items, as in OpenAI's Responses API"
+)
+EVENTS = TensorSpec(
+    "events",
+    "BYTES",
+    (ANY,),
+    "what happened in the answer, in order, as [JSON objects](#events); such a response has no text",
+)
+
+EVENT_TEXT = "text"
+EVENT_REASONING = "reasoning"
+EVENT_REFUSAL = "refusal"
+EVENT_TOOL_CALL = "tool_call"
+EVENT_ARGUMENTS = "arguments"
+EVENT_USAGE = "usage"
+EVENT_FINISH = "finish"
+EVENT_FIELDS: dict[str, dict[str, str]] = {
+    EVENT_TEXT: {"text": "string: text of the answer, after the text before it"},
+    EVENT_REASONING: {"text": "string: text of the model's reasoning"},
+    EVENT_REFUSAL: {"text": "string: text in which the model declines to answer"},
+    EVENT_TOOL_CALL: {
+        "name": "string: the function or custom tool that is called; the calls of a choice are counted from 0",
+        "id": "string, optional: absent, the sidecar creates an id",
+    },
+    EVENT_ARGUMENTS: {
+        "text": "string: the next piece of the arguments, in JSON, or of a custom tool's input",
+        "call": "integer, optional: number of the call; absent: the last one",
+    },
+    EVENT_USAGE: {
+        "prompt_tokens": "integer: tokens of the prompt; the last usage of an answer counts, for all choices together",
+        "completion_tokens": "integer: generated tokens",
+        "cached_tokens": "integer, optional: tokens of the prompt that were cached",
+        "reasoning_tokens": "integer, optional: completion tokens that were reasoning",
+    },
+    EVENT_FINISH: {
+        "reason": f"string: `{FINISH_STOP}`, `{FINISH_LENGTH}`, `{FINISH_TOOL_CALLS}` or `{FINISH_CONTENT_FILTER}`; "
+        "nothing follows for this choice",
+    },
+}
+"""Kind of an event (its `type`) → its other fields and their meaning. Each but `usage` may have an integer `choice`,
+which is 0 if absent."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -477,13 +550,29 @@ class Task:
     outputs: tuple[TensorSpec, ...]
 
 
+CHAT_OUTPUTS: tuple[TensorSpec, ...] = (
+    EVENTS,
+    TEXT,
+    TOKEN,
+    INDEX,
+    FINISH_REASON,
+    PROMPT_TOKENS,
+    CACHED_TOKENS,
+    COMPLETION_TOKENS,
+)
+"""Outputs of whole answers and of streams; `token` and `index` are only in streams."""
+
 TASKS: dict[str, Task] = {
     TASK_GENERATE: Task(INPUTS, UNARY_OUTPUTS),
+    TASK_CHAT: Task((MESSAGES, BODY), CHAT_OUTPUTS),
+    TASK_RESPONSES: Task((MESSAGES, BODY, INPUT_ITEMS), CHAT_OUTPUTS),
     TASK_EMBED: Task((PROMPT, PROMPT_TOKEN_IDS, POOLING, NORMALIZE, DIMENSIONS, PRIORITY), (EMBEDDING, PROMPT_TOKENS)),
     TASK_RANK: Task((QUERY, DOCUMENT, PRIORITY), (SCORE, PROMPT_TOKENS)),
     TASK_TOKENIZE: Task((TEXT_TO_TOKENIZE, PLAIN_SPANS, ADD_SPECIAL, PARSE_SPECIAL), (TOKEN_IDS, TOKEN_PIECES)),
     TASK_DETOKENIZE: Task((TOKENS_TO_TEXT,), (WHOLE_TEXT,)),
 }
+STREAMED_TASKS = (TASK_GENERATE, TASK_CHAT, TASK_RESPONSES)
+"""Tasks of ModelStreamInfer."""
 
 # ---- AnyServe's addressing: the capability is the model name, the engine is the version.
 
@@ -539,7 +628,8 @@ PARAM_CALLER = "anyserve_caller"
 """string of at most MAX_CALLER characters: the owner of the request. Callers share the server fairly. Our own."""
 MAX_CALLER = 256
 PARAM_TASK = "task"
-"""string, unary request: one of TASKS; absent: generate. Our own."""
+"""string, request: one of TASKS; absent: generate, or the first task of a model without it. Our own. STREAMED_TASKS
+have streams."""
 PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"
 """bool, request: the final flag comes on a response of its own, without outputs."""
 PARAM_FINAL = "triton_final_response"
@@ -610,7 +700,9 @@ ERROR_REASON = "error_reason"
 ERROR_TENSOR = "error_tensor"
 """The input tensor that is wrong."""
 ERROR_PART = "error_part"
-"""The part of a guide that is wrong, by the name in its PART_COMMENT."""
+"""The part of a guide that is wrong, by the name in its PART_COMMENT; or the field of BODY."""
+ERROR_RETRY_AFTER = "error_retry_after"
+"""Seconds after which the request may succeed, as a decimal number."""
 ERROR_CONTEXT_LENGTH = "error_context_length"
 """With REASON_CONTEXT_LENGTH: maximum tokens that fit into the context."""
 ERROR_PROMPT_TOKENS = "error_prompt_tokens"
@@ -645,8 +737,8 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "architecture": "GGUF `general.architecture`",
     "description": "architecture, size and quantization in one line",
     "loaded_at": "Unix time, in seconds, at which the model became ready",
-    "tasks": "tasks of the model, separated by commas: `generate`, `embed`, `rank`, `tokenize`, `detokenize`; "
-    "absent: `generate`",
+    "tasks": "tasks of the model, separated by commas: `generate`, `chat`, `responses`, `embed`, `rank`, "
+    "`tokenize`, `detokenize`; absent: `generate`",
     "pooling": "the default of the input `pooling`: `mean`, `cls`, `last`",
     "embedding_length": "elements of an embedding",
     "context_length_trained": "longest sequence that the model was trained with",
@@ -670,6 +762,13 @@ def _tensor_table(specs: tuple[TensorSpec, ...]) -> str:
     return "\n".join(rows)
 
 
+def _event_table() -> str:
+    rows = ["| `type` | field | meaning |", "|---|---|---|"]
+    for kind, fields in EVENT_FIELDS.items():
+        rows += [f"| `{kind}` | `{name}` | {meaning} |" for name, meaning in fields.items()]
+    return "\n".join(rows)
+
+
 def markdown() -> str:
     """Returns the tables of `protos/README.md`."""
     parameters = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in CONFIG_PARAMETERS.items())
@@ -683,6 +782,7 @@ def markdown() -> str:
         f"### Inputs\n\n{_tensor_table(INPUTS)}\n\n### Outputs\n\n{_tensor_table(OUTPUTS)}\n\n"
         f"### Step batches\n\n{_tensor_table(STEP_BATCH)}\n\n"
         f"{tasks}"
+        f"### Fields of an event\n\n{_event_table()}\n\n"
         f"### `model_info` outputs\n\n{_tensor_table(MODEL_INFO_OUTPUTS)}\n\n"
         f"### `ModelConfig.parameters`\n\n| parameter | meaning |\n|---|---|\n{parameters}\n"
     )

@@ -170,4 +170,6 @@ class JSONLines(logging.Formatter):
         fields = getattr(record, "fields", {})
         if record.exc_info:
             fields = {**fields, "exception": self.formatException(record.exc_info)}
+        elif record.exc_text:  # from another process
+            fields = {**fields, "exception": record.exc_text}
         return self.line(record.created, record.levelname, record.name, record.getMessage(), fields)

@@ -24,7 +24,8 @@ from anyserve_common import addresses, logs, standard_streams
 from anyserve_common.command_line import Command
 from anyserve_common.text import printable
 from anyserve_worker import __version__
-from anyserve_worker.cli import ENV_PREFIX, OPTIONS, build, name_of_file, parse_models
+from anyserve_worker.cli import ENV_PREFIX, OPTIONS, SERVER_OPTIONS, build, name_of_file, parse_models
+from anyserve_worker.pipelines import options as pipeline_options
 from anyserve_worker.service.tls import probe_address
 
 _SETTINGS: dict[str, Any] = {
@@ -49,14 +50,17 @@ _HEALTHCHECK = click.Option(
 )
 
 
-@click.command(cls=Command, context_settings=_SETTINGS, params=[_MODEL, _HEALTHCHECK, *OPTIONS])
+_ALL_OPTIONS = (*OPTIONS, pipeline_options.FOLDER, *pipeline_options.OPTIONS)
+
+
+@click.command(cls=Command, context_settings=_SETTINGS, params=[_MODEL, _HEALTHCHECK, *_ALL_OPTIONS])
 @click.version_option(__version__)
 def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
-    """Serve GGUF models on llama.cpp over the KServe v2 gRPC protocol."""
+    """Serve GGUF models on llama.cpp, and pipelines, over the KServe v2 gRPC protocol."""
     if healthcheck:
         sys.exit(not _is_healthy(values["host"], values["port"], tls=values["tls_cert"] is not None))
-    if not models:
-        raise click.UsageError("no model: pass --model /path/to/model.gguf")
+    if not models and not values["pipelines"]:
+        raise click.UsageError("no model: pass --model /path/to/model.gguf, or --pipelines with a folder")
     _run(parse_models(models), values)
 
 
@@ -77,7 +81,7 @@ _ARGUMENTS = (
 )
 
 
-@anyserve.command(cls=Command, context_settings=_SETTINGS, params=[*_ARGUMENTS, *OPTIONS])
+@anyserve.command(cls=Command, context_settings=_SETTINGS, params=[*_ARGUMENTS, *_ALL_OPTIONS])
 @click.version_option(__version__)
 def serve(model: str, name: str | None, **values: Any) -> None:
     """Serve the GGUF file MODEL."""
@@ -87,6 +91,21 @@ def serve(model: str, name: str | None, **values: Any) -> None:
     if not name.isprintable():
         raise click.BadParameter(f"the name {name!r} has unprintable characters.")
     _run(((name, Path(model)),), values)
+
+
+_PIPELINES_ARGUMENT = click.Argument(["pipelines"], type=pipeline_options.FOLDER_TYPE, metavar="FOLDER")
+
+
+@anyserve.command(
+    name="pipelines",
+    cls=Command,
+    context_settings=_SETTINGS,
+    params=[_PIPELINES_ARGUMENT, *SERVER_OPTIONS, *pipeline_options.OPTIONS],
+)
+@click.version_option(__version__)
+def serve_pipelines(**values: Any) -> None:
+    """Serve the subfolders of FOLDER as pipelines, without GGUF models."""
+    _run((), values)
 
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
@@ -99,22 +118,28 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     logs.set_up(server_options.log_level, values["log_format"])
     from anyserve_worker.core.errors import LoadError
 
-    try:
-        # Imports llama.cpp. --help and wrong options are answered without it.
-        from anyserve_worker.llama.load_trial import LoadTrials
-    except LoadError as error:
-        raise click.ClickException(str(error)) from error
+    trials = gguf = None
+    if models:
+        try:
+            # Imports llama.cpp. --help, wrong options and pipelines do without it.
+            from anyserve_worker.llama.load_trial import LoadTrials
+        except LoadError as error:
+            raise click.ClickException(str(error)) from error
 
-    trials = LoadTrials([path for _, path in models], model_options)
-    # Imported while the first trial runs.
+        trials = LoadTrials([path for _, path in models], model_options)
+        # Imported while the first trial runs.
+        from anyserve_worker.service.gguf_model import GGUFModels
+
+        gguf = GGUFModels(models, model_options, server_options.threads)
     from anyserve_worker.service.server import StartError, serve
 
     try:
-        uvloop.run(serve(server_options, model_options, trials))
+        uvloop.run(serve(server_options, gguf, trials, pipeline_options.build(values["pipelines"], values)))
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from error
     finally:
-        trials.close()
+        if trials:
+            trials.close()
 
 
 def _is_healthy(hosts: tuple[str, ...], port: int, *, tls: bool) -> bool:

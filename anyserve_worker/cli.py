@@ -22,6 +22,7 @@ from anyserve_worker.core.options import (
     SLOTS_PER_RESERVED_SLOT,
     ModelOptions,
 )
+from anyserve_worker.scheduling.background import MAX_GROWTH, SHORT_STEP_SECONDS
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
 from anyserve_worker.service.server_options import ServerOptions
 from anyserve_worker.threads.processors import detect_cpus
@@ -53,6 +54,9 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
         models[name] = Path(path)
     return tuple(models.items())
 
+
+MODEL_OPTION_NAMES = frozenset(field.name for field in fields(ModelOptions))
+"""Options of GGUF models."""
 
 _option = OptionMaker({field.name: field.default for field in fields(ModelOptions)})
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -159,6 +163,13 @@ OPTIONS = (
         "repeat text need fewer steps. 0: off.",
     ),
     _option(
+        "--background-share",
+        type=click.FloatRange(0, 0.5),
+        help="Minimum share of the time for background work (requests of a priority from 2³⁰ on, such as lines of "
+        f"batches) while there are other requests, in steps of {SHORT_STEP_SECONDS * 1000:g} ms. 0: none. Beyond it, "
+        f"background work prolongs no step by more than {MAX_GROWTH:.0%}.",
+    ),
+    _option(
         "--pooling",
         type=click.Choice(POOLINGS),
         help="Way to compute an embedding from the vectors of all tokens. auto: the model's own, or the mean.",
@@ -249,6 +260,8 @@ OPTIONS = (
     ),
 )
 """Options of both `python -m anyserve_worker` and `anyserve serve`."""
+SERVER_OPTIONS = tuple(option for option in OPTIONS if option.name not in MODEL_OPTION_NAMES)
+"""Those that don't depend on GGUF models."""
 
 
 def _tls(values: dict[str, Any]) -> PEMFiles | None:
@@ -262,8 +275,13 @@ def _tls(values: dict[str, Any]) -> PEMFiles | None:
     return PEMFiles(certificate, key, client_ca)
 
 
+_MODEL_DEFAULTS = {option.name: option.default for option in OPTIONS if option.name in MODEL_OPTION_NAMES}
+
+
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
-    """Builds both option objects from the values of OPTIONS. Raises click.UsageError."""
+    """Builds both option objects from the values of OPTIONS. Without models, those of SERVER_OPTIONS are enough. Raises
+    click.UsageError."""
+    values = {**_MODEL_DEFAULTS, **values}
     for name, _ in models:
         if name in contract.ANYSERVE_CAPABILITIES:
             raise click.UsageError(f"a model cannot be called {name!r}: that name is part of AnyServe's protocol")

@@ -10,6 +10,8 @@ from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
+Outputs = list[tuple[TensorSpec, tensors.Elements]]
+
 
 class Responder:
     """Builds the responses to one request, with its id, its encoding of tensors and the outputs that it names."""
@@ -43,7 +45,7 @@ class Responder:
     def stream(self, choices: list[Delta], *, final: bool) -> ModelInferResponse:
         """Returns one response of a stream. `choices`: new output. Token counts are included if a choice ends, those of
         the prompt also if one begins."""
-        outputs: list[tuple[TensorSpec, tensors.Elements]] = []
+        outputs: Outputs = []
         progress = [progress for choice in choices for progress in choice.progress]
         if progress and not any(choice.has_output for choice in choices):
             outputs = _prompt_counts(choices)
@@ -80,14 +82,14 @@ class Responder:
         return response
 
 
-def _prompt_counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+def _prompt_counts(choices: list[Delta]) -> Outputs:
     return [
         (contract.PROMPT_TOKENS, [choices[0].prompt_tokens]),
         (contract.CACHED_TOKENS, [choices[0].cached_tokens]),
     ]
 
 
-def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+def _counts(choices: list[Delta]) -> Outputs:
     return [
         *_prompt_counts(choices),
         (contract.COMPLETION_TOKENS, [choice.completion_tokens for choice in choices]),
@@ -100,7 +102,7 @@ def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
     ]
 
 
-def _times(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+def _times(choices: list[Delta]) -> Outputs:
     """Returns the times of the request, which are those of its latest delta; empty if they are not requested."""
     times = [choice.times for choice in choices if choice.times]
     if not times:
@@ -111,7 +113,7 @@ def _times(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
     ]
 
 
-def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+def _logprobs(choices: list[Delta]) -> Outputs:
     """Returns an empty list if there are no log probabilities."""
     logprobs = [(choice.index, logprob) for choice in choices for logprob in choice.logprobs]
     if not logprobs:

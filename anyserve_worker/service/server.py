@@ -4,8 +4,10 @@ import asyncio
 import logging
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,9 +19,10 @@ from anyserve_common.logs import log_fields
 from anyserve_common.open_files import room_for
 from anyserve_worker import __version__
 from anyserve_worker.core.errors import LoadError
-from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.llama import memory
-from anyserve_worker.llama.load_trial import LoadTrials
+from anyserve_worker.pipelines.core.errors import SetupError
+from anyserve_worker.pipelines.options import PipelineOptions
+from anyserve_worker.service.pipeline_models import PipelineModels
 from anyserve_worker.service.progress import reporter
 from anyserve_worker.service.repository import Repository
 from anyserve_worker.service.server_options import ServerOptions
@@ -31,6 +34,10 @@ from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.telemetry.tracing import new_tracer
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
+
+if TYPE_CHECKING:  # these import llama.cpp
+    from anyserve_worker.llama.load_trial import LoadTrials
+    from anyserve_worker.service.gguf_model import GGUFModels
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +82,8 @@ class Worker:
     """A server that listens on `hosts`. `port`: the actual one, if any free port was requested."""
 
     repository: Repository
+    gguf: "GGUFModels | None"
+    pipelines: PipelineModels | None
     hosts: list[str]
     port: int
     _server: grpc.aio.Server
@@ -86,13 +95,24 @@ class Worker:
     """One server per address."""
     metrics_url: str
     """Empty if metrics are off."""
+    _starting: asyncio.Task[None] | None = None
+    """Starts the pipelines; None before `load`."""
 
     @classmethod
-    async def listen(cls, options: ServerOptions) -> "Worker":
-        """Starts a server that is live but not ready. Raises StartError if it can't listen."""
+    async def listen(
+        cls, options: ServerOptions, gguf: "GGUFModels | None" = None, pipeline_options: PipelineOptions | None = None
+    ) -> "Worker":
+        """Starts a server that is live but not ready. `gguf`: its GGUF models, not loaded yet; None: it has none.
+        `pipeline_options`: None: it has no pipelines. Raises StartError if it can't listen."""
         tracer = new_tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
-        repository = Repository(options.models, observer.record)
+        models = gguf.models if gguf else []
+        for model in models:
+            model.on_end = observer.record
+        pipelines = None
+        if pipeline_options:
+            pipelines = PipelineModels(pipeline_options, observer.record, {model.name for model in models})
+        repository = Repository(models, pipelines)
         try:
             hosts = addresses.usable(options.hosts)
         except AddressError as error:
@@ -109,7 +129,7 @@ class Worker:
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
             port = _bind(server, hosts, options)
-            metrics, metrics_url = _metrics(options, hosts, repository)
+            metrics, metrics_url = _metrics(options, hosts, repository, pipelines)
         except TLSError as error:
             raise StartError(f"cannot serve TLS: {error}") from error
         except AddressError as error:
@@ -123,16 +143,66 @@ class Worker:
                 raise StartError(
                     f"another worker already serves TLS on port {port}: --healthcheck would check that one"
                 ) from error
-        worker = cls(repository, hosts, port, server, servicer, health_servicer, probe, observer, metrics, metrics_url)
+        worker = cls(
+            *(repository, gguf, pipelines, hosts, port, server, servicer),
+            *(health_servicer, probe, observer, metrics, metrics_url),
+        )
         await worker._set_serving(False)
         await server.start()
         await probe.start()
         return worker
 
-    async def load(self, options: ModelOptions, threads: int, trials: LoadTrials) -> None:
-        """Loads the models; the worker is ready afterwards. Raises LoadError."""
-        await self.repository.load(options, threads, reporter(sys.stderr), trials.check)
+    async def load(self, trials: "LoadTrials | None") -> None:
+        """Loads the models and then starts the pipelines; the worker is ready afterwards. `trials`: those of its GGUF
+        models. Raises LoadError, also if there are only pipelines and none of them has started."""
+        loaded = asyncio.Event()
+        self._starting = asyncio.create_task(self._start_pipelines(loaded))
+        try:
+            if self.gguf and trials:
+                await self.gguf.load(reporter(sys.stderr), trials.check)
+            loaded.set()
+            await asyncio.wait((self._starting,))
+            if self._starting.cancelled():
+                raise LoadError("the pipelines have not been started")
+            self._starting.result()
+        finally:
+            self._starting.cancel()
         await self._set_serving(True)
+
+    def cancel_loading(self) -> None:
+        """Makes a running `load` end early, with a LoadError."""
+        if self.gguf:
+            self.gguf.cancel_loading()
+        if self._starting:
+            self._starting.cancel()
+
+    async def _start_pipelines(self, loaded: asyncio.Event) -> None:
+        """`loaded` is set when all GGUF models are loaded: a pipeline that is ready before would be the default
+        model of a client that reads the index early."""
+        if not self.pipelines:
+            return
+        await loaded.wait()
+        pipelines = self.pipelines.pipelines
+        try:
+            await pipelines.start()
+        except SetupError as error:
+            raise LoadError(str(error)) from error
+        if not self.gguf and not any(pipeline.started for pipeline in pipelines):
+            raise LoadError("none of the pipelines can be served")
+
+    @contextmanager
+    def reloading_pipelines(self) -> Iterator[None]:
+        """Reads the folder of the pipelines again at each SIGHUP in the block. Without pipelines, SIGHUP keeps its
+        effect."""
+        if self.pipelines is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self.pipelines.pipelines.request_reload)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGHUP)
 
     async def report_not_ready(self) -> None:
         """Reports not-ready but keeps accepting requests, so that load balancers can move away."""
@@ -152,7 +222,10 @@ class Worker:
             await self._server.stop(min(timeout, LAST_CALLS_SECONDS))
         await stopping
         await self._probe.stop(0)
-        await self.repository.close()
+        if self.gguf:
+            await self.gguf.close()
+        if self.pipelines:
+            await self.pipelines.pipelines.close()
         await asyncio.to_thread(self._close_telemetry)
 
     def _close_telemetry(self) -> None:
@@ -195,7 +268,9 @@ def _add_port(server: grpc.aio.Server, target: str, secret: grpc.ServerCredentia
         raise AddressError(f"can't listen on {target}: it may be in use") from error
 
 
-def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -> tuple[list[MetricsServer], str]:
+def _metrics(
+    options: ServerOptions, hosts: list[str], repository: Repository, pipelines: PipelineModels | None
+) -> tuple[list[MetricsServer], str]:
     """Returns the metrics servers, and a URL at which this machine reaches one of them. Raises AddressError."""
     if options.metrics_port is None:
         return [], ""
@@ -203,30 +278,46 @@ def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -
 
     if options.metrics_hosts != options.hosts:
         hosts = addresses.usable(options.metrics_hosts)
-    listeners, text = addresses.listen(hosts, options.metrics_port, backlog=128), Metrics(repository).text
+    listeners, text = (
+        addresses.listen(hosts, options.metrics_port, backlog=128),
+        Metrics(repository, pipelines.pipelines if pipelines else ()).text,
+    )
     endpoint = addresses.endpoint(addresses.reached_at(hosts[0]), addresses.port_of(listeners))
     return [MetricsServer(listener, text, CONTENT_TYPE) for listener in listeners], f"http://{endpoint}/metrics"
 
 
-async def serve(server_options: ServerOptions, model_options: ModelOptions, trials: LoadTrials) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StartError or LoadError."""
+async def serve(
+    options: ServerOptions,
+    gguf: "GGUFModels | None",
+    trials: "LoadTrials | None",
+    pipeline_options: PipelineOptions | None = None,
+) -> None:
+    """Serves until SIGTERM or SIGINT. `trials`: those of the GGUF models. Raises StartError or LoadError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    worker = await Worker.listen(server_options)
+    worker = await Worker.listen(options, gguf, pipeline_options)
     fields = {
         "version": __version__,
         "metrics": worker.metrics_url,
-        "tracing": tracing.wanted(server_options.tracing) or None,
+        "tracing": tracing.wanted(options.tracing) or None,
     }
     endpoints = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
     log_fields(log, logging.INFO, f"listening on {endpoints}", fields)
-    loading = asyncio.create_task(worker.load(model_options, server_options.threads, trials))
+    with worker.reloading_pipelines():
+        await _serve_until(stop, worker, options, trials)
+
+
+async def _serve_until(
+    stop: asyncio.Event, worker: Worker, options: ServerOptions, trials: "LoadTrials | None"
+) -> None:
+    loading = asyncio.create_task(worker.load(trials))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    worker.repository.cancel_loading()  # No effect if all models are loaded.
-    trials.close()
+    worker.cancel_loading()  # No effect if everything is loaded.
+    if trials:
+        trials.close()
     try:
         await loading
     except LoadError:
@@ -234,15 +325,15 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
         if stop.is_set():
             return
         raise
-    log.info("ready: %s", ", ".join(model.name for model in worker.repository))
+    log.info("ready: %s", ", ".join(model.name for model in worker.repository if model.ready))
     memory_trimming = asyncio.create_task(memory.return_unused())
     await stop.wait()
     memory_trimming.cancel()
-    if server_options.drain_delay:
-        log.info("not ready any more; draining in %g s", server_options.drain_delay)
+    if options.drain_delay:
+        log.info("not ready any more; draining in %g s", options.drain_delay)
         await worker.report_not_ready()
         stop.clear()
         with suppress(TimeoutError):  # a second signal ends the delay
-            await asyncio.wait_for(stop.wait(), server_options.drain_delay)
-    log.info("draining for at most %g s", server_options.drain_timeout)
-    await worker.drain(server_options.drain_timeout)
+            await asyncio.wait_for(stop.wait(), options.drain_delay)
+    log.info("draining for at most %g s", options.drain_timeout)
+    await worker.drain(options.drain_timeout)

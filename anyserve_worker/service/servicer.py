@@ -1,4 +1,4 @@
-"""The gRPC service: maps KServe's methods to the engine, and errors to gRPC.
+"""The gRPC service: maps KServe's methods to the served models, and errors to gRPC.
 
 ModelStreamInfer is in `stream.py`.
 """
@@ -14,21 +14,12 @@ import grpc
 from anyserve_common.text import shortened
 from anyserve_worker import __version__
 from anyserve_worker.core.errors import Draining, InvalidRequest, WorkerError
-from anyserve_worker.core.origin import read_origin
-from anyserve_worker.core.task_requests import (
-    DetokenizeRequest,
-    EmbedRequest,
-    RankRequest,
-    TaskRequest,
-    TokenizeRequest,
-)
-from anyserve_worker.engine.engine import Engine
-from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel
-from anyserve_worker.service.request import names_capability, parse, tensor_error
-from anyserve_worker.service.responder import Responder
+from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.request import names_capability
+from anyserve_worker.service.responder import Outputs, Responder
+from anyserve_worker.service.served_model import MODEL_VERSION, ServedModel
 from anyserve_worker.service.stream import Stream
-from anyserve_worker.service.tasks import Outputs, embedding_outputs, score_outputs, task_of, token_outputs
-from anyserve_worker.service.tasks import parse as parse_task
+from anyserve_worker.service.tasks import task_of
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
 
@@ -36,7 +27,6 @@ log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-PLATFORM = "llama_cpp"
 EXTENSIONS = ("model_repository", "model_configuration", "statistics", *contract.EXTENSIONS)
 """Extensions that ServerMetadata lists: Triton's and our own."""
 MAX_ID_LENGTH = 1000
@@ -103,23 +93,23 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ModelMetadataResponse(
             name=model.name,
             versions=[MODEL_VERSION],
-            platform=PLATFORM,
-            inputs=metadata(_inputs(model)),
-            outputs=metadata(_outputs(model)),
+            platform=model.platform,
+            inputs=metadata(model.inputs),
+            outputs=metadata(model.outputs),
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
         model = await self._model(request.name, request.version, context)
         config = pb.ModelConfig(
             name=model.name,
-            platform=PLATFORM,
-            backend=PLATFORM,
+            platform=model.platform,
+            backend=model.platform,
             input=[
                 pb.ModelInput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape, optional=True)
-                for s in _inputs(model)
+                for s in model.inputs
             ],
             output=[
-                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in _outputs(model)
+                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in model.outputs
             ],
             parameters={name: pb.ModelParameter(string_value=value) for name, value in model.config.items()},
             model_transaction_policy=pb.ModelTransactionPolicy(decoupled=True),
@@ -153,21 +143,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
                 return self._model_info(request)
             task = task_of(request)
             model = self._admit(request)
-            engine = model.engine_for(task)
-            engine.refuse_too_many_ids(task, request)
-            responder = Responder(request, model.name, contract.TASKS[task].outputs)
-            if task != contract.TASK_GENERATE:
-                return responder.build(await _run_task(engine, parse_task(task, request)))
-            generation_request = parse(request)
-            if generation_request.prompt_progress:
-                raise tensor_error(contract.PROMPT_PROGRESS, "only in streams")
-            generation = await engine.submit(
-                generation_request, read_origin(request, context.invocation_metadata() or ())
-            )
-            try:
-                return responder.unary([delta async for deltas in generation for delta in deltas])
-            finally:
-                generation.cancel()
+            return await model.infer(request, model.task(task), context.invocation_metadata() or ())
         except WorkerError as error:
             await _abort(context, error)
         except Exception:
@@ -198,26 +174,18 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _admit_to_stream(self, request: pb.ModelInferRequest) -> ServedModel:
         model = self._admit(request)
-        if (task := task_of(request)) != contract.TASK_GENERATE:
+        task = task_of(request)
+        if task not in (None, *contract.STREAMED_TASKS):
             raise InvalidRequest(
                 f"parameter '{contract.PARAM_TASK}': '{task}' cannot be streamed, only called with ModelInfer"
             )
-        model.engine_for(task)
+        model.task(task)
         return model
 
     def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         model = self._repository.default
-        step_kinds = model.engine.threads_chosen
-        return Responder(request, model.name, contract.MODEL_INFO_OUTPUTS).build(
-            [
-                (contract.MODEL_NAME, [model.name.encode()]),
-                (contract.N_CTX, [model.engine.n_ctx]),
-                (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in step_kinds]),
-                (contract.STEP_TOKENS, [tokens for _, tokens, _ in step_kinds]),
-                (contract.STEP_THREADS, [threads for _, _, threads in step_kinds]),
-                *_load(model.engine for model in self._repository if model.ready),
-            ]
-        )
+        responder = Responder(request, model.name, contract.MODEL_INFO_OUTPUTS)
+        return responder.build([*model.info(), *_load(self._repository)])
 
     async def _model(self, name: str, version: str, context: Context) -> ServedModel:
         try:
@@ -226,38 +194,9 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             await _abort(context, error)
 
 
-def _inputs(model: ServedModel) -> list[contract.TensorSpec]:
-    return _distinct(spec for task in model.tasks for spec in contract.TASKS[task].inputs)
-
-
-def _outputs(model: ServedModel) -> list[contract.TensorSpec]:
-    streamed = contract.STREAM_OUTPUTS if contract.TASK_GENERATE in model.tasks else ()
-    return _distinct((*(spec for task in model.tasks for spec in contract.TASKS[task].outputs), *streamed))
-
-
-def _distinct(specs: Iterable[contract.TensorSpec]) -> list[contract.TensorSpec]:
-    """Returns the first specification of each name."""
-    spec_by_name: dict[str, contract.TensorSpec] = {}
-    for spec in specs:
-        spec_by_name.setdefault(spec.name, spec)
-    return list(spec_by_name.values())
-
-
-async def _run_task(engine: Engine, request: TaskRequest) -> Outputs:
-    match request:
-        case EmbedRequest():
-            return embedding_outputs(request, await engine.embed(request))
-        case RankRequest():
-            return score_outputs(await engine.embed(request))
-        case TokenizeRequest():
-            return token_outputs(*await engine.tokenize(request))
-        case DetokenizeRequest():
-            return [(contract.WHOLE_TEXT, [await engine.detokenize(request)])]
-
-
-def _load(engines: Iterable[Engine]) -> Outputs:
+def _load(models: Iterable[ServedModel]) -> Outputs:
     """The values of contract.LOAD_OUTPUTS."""
-    loads = [engine.load for engine in engines]
+    loads = [model.load for model in models if model.ready]
     return [
         (contract.SEQUENCES_WAITING, [sum(load.n_waiting for load in loads)]),
         (contract.SEQUENCES_RUNNING, [sum(load.n_running for load in loads)]),
@@ -267,7 +206,7 @@ def _load(engines: Iterable[Engine]) -> Outputs:
 
 
 def _statistics(model: ServedModel) -> pb.ModelStatistics:
-    stats = model.engine.stats
+    stats = model.stats
 
     def duration(count: int, ns: int) -> pb.StatisticDuration:
         return pb.StatisticDuration(count=count, ns=ns)
@@ -277,12 +216,12 @@ def _statistics(model: ServedModel) -> pb.ModelStatistics:
         version=MODEL_VERSION,
         last_inference=stats.last_request_ms,
         inference_count=stats.success.count,
-        execution_count=stats.steps.count,
+        execution_count=stats.executions.count,
         inference_stats=pb.InferStatistics(
             success=duration(stats.success.count, stats.success.ns),
             fail=duration(stats.failure.count, stats.failure.ns),
             queue=duration(stats.queue.count, stats.queue.ns),
-            compute_infer=duration(stats.steps.count, stats.steps.ns),
+            compute_infer=duration(stats.executions.count, stats.executions.ns),
         ),
     )
 

@@ -8,7 +8,7 @@ deltas into responses.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import replace
+from contextlib import aclosing
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -16,13 +16,12 @@ from google.protobuf.message import DecodeError
 from anyserve_common.text import shortened
 from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import AnswerTooLarge, InvalidRequest, WorkerError
-from anyserve_worker.core.origin import Metadata, read_origin
+from anyserve_worker.core.origin import Metadata
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.service import step_batch
 from anyserve_worker.service.outbox import Outbox
-from anyserve_worker.service.repository import ServedModel
-from anyserve_worker.service.request import names_capability, parse
-from anyserve_worker.service.responder import Responder
+from anyserve_worker.service.served_model import ServedModel
+from anyserve_worker.service.tasks import task_of
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
@@ -165,11 +164,7 @@ class Stream:
 
     async def _start(self, request: ModelInferRequest, number: int) -> None:
         try:
-            model = self._admit(request)
-            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
-            generation_request = parse(request)
-            step_batch.check_form(request)
-            generation = await model.engine.submit(generation_request, read_origin(request))
+            generation = await self._admit(request).submit(request)
         except Exception as error:
             del self._by_number[number]
             self._end(request, error, number)
@@ -231,14 +226,10 @@ class Stream:
     async def _answer(self, request: ModelInferRequest) -> None:
         try:
             model = self._admit(request)
-            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
-            responder = Responder(request, model.name, contract.STREAM_OUTPUTS)
-            generation = await model.engine.submit(parse(request), read_origin(request, self._metadata))
-            try:
-                async for response, last in _responses(request, responder, generation):
+            task = model.task(task_of(request))
+            async with aclosing(model.stream(request, task, self._metadata)) as responses:
+                async for response, last in responses:
                     await self._outbox.put(ModelStreamInferResponse(infer_response=response), ends=last)
-            finally:
-                generation.cancel()
         except Exception as error:
             await self._outbox.put(_error_response(request, error), ends=True)
         self._count_answer()
@@ -254,33 +245,6 @@ async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Ta
         return request.result()
     request.cancel()
     return None
-
-
-async def _responses(
-    request: ModelInferRequest, responder: Responder, generation: RunningGeneration
-) -> AsyncIterator[tuple[ModelInferResponse, bool]]:
-    """Yields each response, and whether it is the last one."""
-    anyserve = names_capability(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
-    empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
-    async for deltas in generation:
-        done = generation.complete
-        parts = [merge(deltas)]
-        if anyserve:
-            parts = [part for part in _split_ends(parts[0]) if part]
-        for part in parts:
-            last = done and part is parts[-1] and not empty_final
-            yield responder.stream(part, final=last), last
-    if empty_final:
-        yield responder.stream([], final=True), True
-
-
-def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
-    """Separates text from ends: in AnyServe's protocol, an empty token of its own ends a choice."""
-    texts = [
-        replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs or choice.progress
-    ]
-    ends = [replace(choice, text="", logprobs=(), progress=()) for choice in choices if choice.finish_reason]
-    return texts, ends
 
 
 def _error_response(

@@ -25,17 +25,17 @@ from anyserve_worker.service.request import (
     timeout_of,
     utf8,
 )
-from protos import contract, tensors
+from anyserve_worker.service.responder import Outputs
+from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
-Outputs = list[tuple[TensorSpec, tensors.Elements]]
 
-
-def task_of(message: ModelInferRequest) -> str:
-    """Returns the requested task, named by a parameter or as AnyServe's capability. Raises InvalidRequest."""
+def task_of(message: ModelInferRequest) -> str | None:
+    """Returns the requested task, named by a parameter or as AnyServe's capability; None: none is named. Raises
+    InvalidRequest."""
     name = contract.PARAM_TASK
-    task = contract.TASK_GENERATE
+    task = contract.TASK_GENERATE if names_capability(message, contract.ANYSERVE_GENERATE_STREAM) else None
     if name in message.parameters:
         parameter = message.parameters[name]
         task = parameter.string_param

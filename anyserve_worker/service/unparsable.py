@@ -1,6 +1,7 @@
-"""Answers messages that can't be parsed, or have too many parts, with INVALID_ARGUMENT.
+"""Answers messages that can't be parsed, or have too many parts, with INVALID_ARGUMENT, and calls that fail
+unexpectedly with INTERNAL.
 
-grpc itself would answer UNKNOWN and log a traceback for each.
+grpc itself would answer UNKNOWN, with the text of the exception, and log a traceback for each.
 """
 
 import logging
@@ -63,7 +64,13 @@ def _guard(handler: Any, method: str) -> Any:
     async def answer(request: Any, context: Context) -> Any:
         if request is _UNPARSABLE:
             await refuse(context)
-        return await handler.unary_unary(request, context)
+        try:
+            return await handler.unary_unary(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("a call of %s failed", method)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     async def watch(request: Any, context: Context) -> None:
         if request is _UNPARSABLE:

@@ -1,9 +1,9 @@
-"""Writes the log line and the spans of a generation that has ended."""
+"""Writes the log line and the spans of a request that has ended: a generation, or a chat with a pipeline."""
 
 import logging
 
 from anyserve_common.logs import log_fields
-from anyserve_worker.engine.running_request import RunningGeneration
+from anyserve_worker.telemetry.ended_request import EndedRequest
 from anyserve_worker.telemetry.tracing import Tracer
 
 log = logging.getLogger("anyserve_worker.access")
@@ -14,34 +14,34 @@ class Observer:
         self._log_access = log_access
         self._tracer = tracer
 
-    def record(self, model: str, generation: RunningGeneration) -> None:
-        """Records a generation that has ended. Called on the event loop."""
+    def record(self, model: str, request: EndedRequest) -> None:
+        """Records a request that has ended. Called on the event loop."""
         if self._log_access:
-            _log(model, generation)
+            _log(model, request)
         if self._tracer:
-            self._tracer.record(model, generation)
+            self._tracer.record(model, request)
 
     def close(self) -> None:
         if self._tracer:
             self._tracer.close()
 
 
-def _log(model: str, generation: RunningGeneration) -> None:
-    origin, first = generation.origin, generation.sequences[0]
+def _log(model: str, request: EndedRequest) -> None:
+    origin = request.origin
     fields = {
         "request_id": origin.request_id,
         "id": origin.id,
         "model": model,
-        "outcome": generation.outcome,
-        "prompt_tokens": first.n_prompt,
-        "cached_tokens": max(0, first.n_cached),
-        "completion_tokens": generation.n_generated,
-        "queue": _seconds(generation.submitted_ns, generation.started_ns),
-        "prefill": _seconds(generation.started_ns, generation.first_ns),
-        "decode": _seconds(generation.first_ns, generation.ended_ns),
-        "duration": _seconds(generation.submitted_ns, generation.ended_ns),
+        "outcome": request.outcome,
+        "prompt_tokens": request.n_prompt,
+        "cached_tokens": request.n_cached,
+        "completion_tokens": request.n_generated,
+        "queue": _seconds(request.submitted_ns, request.started_ns),
+        "prefill": _seconds(request.started_ns, request.first_ns),
+        "decode": _seconds(request.first_ns, request.ended_ns),
+        "duration": _seconds(request.submitted_ns, request.ended_ns),
     }
-    log_fields(log, logging.INFO, "generation", fields)
+    log_fields(log, logging.INFO, request.kind, fields)
 
 
 def _seconds(begin_ns: int, end_ns: int) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anyserve_worker.core.errors import EngineFailure, InvalidRequest, NoRoom
+from anyserve_worker.core.errors import EngineFailure, Interrupted, InvalidRequest, NoRoom
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.core.options import MAX_DRAFT
@@ -324,6 +324,7 @@ class FakeRunner:
         failures: Items[Exception | None] = (),
         failing: Mapping[tuple[str, int], int] | None = None,
         n_score_rows: int | None = None,
+        interruptible: bool = False,
     ) -> None:
         """`memory` may have fewer cells than `n_cells`. `failures`: what the first calls of `run` raise, if not None.
 
@@ -343,6 +344,9 @@ class FakeRunner:
         """Tokens that a reasoning limit added to the script."""
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
+        self.interruptible = interruptible
+        self.n_interrupted = 0
+        self._interrupted = False
 
     def run(self, chunks: list[Chunk], threads: int) -> None:
         if self.gate:
@@ -351,9 +355,16 @@ class FakeRunner:
             raise failure
         if self.memory.n_used + sum(chunk.n_rows for chunk in chunks) > self.memory.n_cells:
             raise NoRoom
-        for chunk in chunks:
+        for number, chunk in enumerate(chunks):
+            if self._interrupted and number == len(chunks) // 2:
+                self.n_interrupted += 1
+                raise Interrupted
             self.memory.compute(chunk.sequence.seq_id, chunk.start, chunk.tokens)
         self.steps.append([(self.prompt(chunk.sequence), chunk.n_rows) for chunk in chunks])
+
+    def interrupt(self, value: bool) -> None:
+        """True: calls of `run`, also one that waits at the gate, compute half of the chunks and are interrupted."""
+        self._interrupted = value and self.interruptible
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
         for chunk in chunks:

@@ -118,6 +118,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "mlock": ("1", True),
     "swa_full": ("no", False),
     "prompt_lookup": ("4", 4),
+    "background_share": ("0.2", 0.2),
     "pooling": ("cls", "cls"),
 }
 """Arguments by field of ModelOptions, each with a value other than the default."""

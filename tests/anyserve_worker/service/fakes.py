@@ -17,7 +17,8 @@ from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.engine.stats import EngineLoad, EngineStats
 from anyserve_worker.scheduling.sequence import Sequence
-from anyserve_worker.service.repository import ServedModel, State
+from anyserve_worker.service.gguf_model import GGUFModel
+from anyserve_worker.service.served_model import State
 from anyserve_worker.text.output import TextOutput
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -72,9 +73,9 @@ def sequence(index: int = 0) -> Sequence:
     return Sequence(index, array("i", [1]), 1, 9, SamplingParameters(), TextOutput())
 
 
-def served(engine: FakeEngine, name: str = "m", tasks: tuple[str, ...] = (contract.TASK_GENERATE,)) -> ServedModel:
+def served(engine: FakeEngine, name: str = "m", tasks: tuple[str, ...] = (contract.TASK_GENERATE,)) -> GGUFModel:
     """Returns a model that is ready."""
-    model = ServedModel(name, Path(), State.READY, tasks=tasks)
+    model = GGUFModel(name, Path(), State.READY, tasks=tasks)
     model._engine = cast(Engine, engine)
     return model
 

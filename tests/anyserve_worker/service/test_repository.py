@@ -1,186 +1,25 @@
-"""Loading, finding and closing models, with stand-ins for llama.cpp."""
+"""Finding models by name, among those of the command line and those whose names may change."""
 
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
-from anyserve_worker.core.options import ModelOptions
-from anyserve_worker.engine.engine import Engine
-from anyserve_worker.service import repository as repository_module
-from anyserve_worker.service.repository import MAX_PROBLEM, Repository, ServedModel, State
-from protos import contract
-
-OPTIONS = ModelOptions()
-TEXTS = (contract.TASK_TOKENIZE, contract.TASK_DETOKENIZE)
+from anyserve_worker.core.errors import UnknownModel
+from anyserve_worker.service.gguf_model import GGUFModel
+from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.served_model import ServedModel, State
 
 
-class Native:
-    """Stands in for llama.cpp and logs the operations in order."""
+class ChangingModels:
+    """A source of models."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.log: list[str] = []
-        self.tasks: tuple[str, ...] = (contract.TASK_GENERATE, contract.TASK_EMBED, *TEXTS)
-        self.failure: Exception | None = None
-        """Error when a model is opened; None to succeed."""
-        self.failure_later: Exception | None = None
-        """Error when a runner is warmed up; None to succeed."""
-        self.thread: threading.Thread | None = None
-        """Thread of the last load."""
-        stand_ins: dict[str, Any] = {
-            "Model": self._model,
-            "ModelRunner": lambda model, options, threads: self._runner(f"runner of {model.name}"),
-            "EmbeddingRunner": lambda model, options, threads: self._runner(f"vectors of {model.name}"),
-            "Engine": self._engine,
-        }
-        for name, make in stand_ins.items():
-            monkeypatch.setattr(repository_module, name, make)
-
-    def _model(self, path: Path, options: ModelOptions, on_progress: Callable[[float], bool]) -> Any:
-        self.thread = threading.current_thread()
-        if self.failure:
-            raise self.failure
-        if not on_progress(0.5):
-            raise LoadError("given up")
-        self.log.append(f"open {path.name}")
-        return SimpleNamespace(
-            name=path.name,
-            tasks=self.tasks,
-            vocabulary=SimpleNamespace(
-                bos_text="<s>",
-                eos_text="",
-                pad_text="<pad>",
-                adds_bos_token=False,
-                n_vocab=9,
-                special_texts=SimpleNamespace(control=["<s>"], user_defined=[]),
-            ),
-            chat_template=lambda name="": "",
-            metadata=lambda key: "llama",
-            description="a model",
-            n_ctx_train=64,
-            n_parameters=7,
-            size=8,
-            free=lambda: self.log.append(f"free {path.name}"),
-        )
-
-    def _runner(self, name: str) -> Any:
-        return SimpleNamespace(
-            n_ctx=32,
-            pooling="mean",
-            n_embedding=3,
-            warm_up=lambda: self._warm_up(name),
-            free=lambda: self.log.append(f"free {name}"),
-        )
-
-    def _warm_up(self, name: str) -> None:
-        if self.failure_later:
-            raise self.failure_later
-        self.log.append(f"warm up {name}")
-
-    def _engine(self, vocabulary: Any, runner: Any, *_: Any, **__: Any) -> Any:
-        async def close() -> None:
-            self.log.append("close engine")
-
-        return SimpleNamespace(n_ctx=runner.n_ctx, n_cells=40, start=lambda: self.log.append("start"), close=close)
+    def __init__(self, *names: str, tried: bool = True) -> None:
+        self.models: dict[str, ServedModel] = {name: GGUFModel(name, Path()) for name in names}
+        self.tried = tried
 
 
-@pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> Native:
-    return Native(monkeypatch)
-
-
-def repository_of(*names: str) -> Repository:
-    return Repository([(name, Path(name)) for name in names])
-
-
-async def load(repository: Repository, check: Callable[[Path], None] = lambda _: None) -> list[tuple[str, float]]:
-    """Loads all models; returns (name, fraction) of each report."""
-    reported: list[tuple[str, float]] = []
-
-    def reporter(name: str) -> Callable[[float], None]:
-        return lambda fraction: reported.append((name, fraction))
-
-    await repository.load(OPTIONS, 1, reporter, check)
-    return reported
-
-
-def refuse(path: Path) -> None:
-    """A check that fails."""
-    raise LoadError(f"{path}: it crashes")
-
-
-# ---- Loading
-
-
-async def test_models_are_loaded_one_at_a_time_off_the_event_loop(native: Native) -> None:
-    repository = repository_of("a", "b")
-    assert not repository.ready
-    assert await load(repository) == [("a", 0.5), ("b", 0.5)]
-    assert native.log == ["open a", "warm up runner of a", "start", "open b", "warm up runner of b", "start"]
-    assert native.thread is not threading.current_thread()
-    assert repository.ready
-
-
-async def test_a_model_that_does_not_generate_has_no_runner_for_it(native: Native) -> None:
-    native.tasks = (contract.TASK_EMBED, *TEXTS)
-    repository = repository_of("a")
-    await load(repository)
-    assert native.log == ["open a", "warm up vectors of a", "start"]
-    assert repository.default.tasks == native.tasks
-
-
-async def test_the_description_of_a_ready_model_leaves_out_unknown_values(native: Native) -> None:
-    repository = repository_of("a")
-    await load(repository)
-    config = repository.default.config
-    assert (config["bos_token"], config["context_length"], config["embedding_length"]) == ("<s>", "32", "3")
-    assert (config["add_bos_token"], config["pad_token"]) == ("false", "<pad>")
-    assert config["tasks"] == "generate,embed,tokenize,detokenize"
-    assert "eos_token" not in config
-
-
-async def test_a_file_is_checked_before_it_is_opened(native: Native) -> None:
-    repository = repository_of("a", "b")
-    with pytest.raises(LoadError, match=r"^model 'a': a: it crashes$"):
-        await load(repository, refuse)
-    assert native.log == []
-
-
-async def test_the_first_failure_ends_the_load_and_is_kept_as_the_reason(native: Native) -> None:
-    native.failure = LoadError("no room")
-    repository = repository_of("a", "b")
-    with pytest.raises(LoadError, match="no room"):
-        await load(repository)
-    assert [(model.state, model.reason) for model in repository] == [
-        (State.UNAVAILABLE, "model 'a': no room"),
-        (State.LOADING, ""),
-    ]
-    with pytest.raises(ModelNotReady, match=r"^model 'a' is unavailable: model 'a': no room$"):
-        _ = repository.default.engine
-
-
-async def test_any_error_with_a_file_is_one_short_line(native: Native) -> None:
-    native.failure = ValueError("first\nsecond\x1b" + "x" * 5000)
-    with pytest.raises(LoadError) as caught:
-        await load(repository_of("a"))
-    assert str(caught.value).startswith("model 'a': a: cannot be used: ValueError: first")
-    assert str(caught.value).isprintable()
-    assert len(str(caught.value)) <= MAX_PROBLEM
-
-
-async def test_a_cancelled_load_ends_at_the_next_progress_report(native: Native) -> None:
-    repository = repository_of("a", "b")
-    repository.cancel_loading()
-    with pytest.raises(LoadError, match="given up"):
-        await load(repository)
-    assert native.log == []
-
-
-# ---- Models by name
+def repository_of(*names: str, source: ChangingModels | None = None) -> Repository:
+    return Repository([GGUFModel(name, Path(name)) for name in names], source)
 
 
 def test_the_first_model_is_the_default() -> None:
@@ -209,39 +48,29 @@ def test_a_repository_is_ready_when_all_its_models_are() -> None:
     assert repository.ready
 
 
-def test_a_loading_model_has_no_engine() -> None:
-    with pytest.raises(ModelNotReady, match=r"^model 'a' is loading$"):
-        _ = repository_of("a").default.engine
+def test_models_of_a_source_come_last_and_may_change() -> None:
+    source = ChangingModels("b", "c")
+    repository = repository_of("a", "b", source=source)
+    assert [model.name for model in repository] == ["a", "b", "c"]
+    assert repository.get("b") is not source.models["b"]
+    assert repository.get("c") is source.models["c"]
+    del source.models["c"]
+    with pytest.raises(UnknownModel, match=r"^model 'c' is not served here; served: a, b$"):
+        repository.get("c")
 
 
-def test_an_engine_is_returned_only_for_the_tasks_of_its_model() -> None:
-    model = ServedModel("a", Path(), State.READY, tasks=(contract.TASK_RANK, *TEXTS))
-    model._engine = engine = cast(Engine, object())
-    assert model.engine_for(contract.TASK_RANK) is engine
-    with pytest.raises(
-        InvalidRequest, match=r"^model 'a' does not support 'generate', only rank, tokenize, detokenize$"
-    ):
-        model.engine_for(contract.TASK_GENERATE)
+def test_without_other_models_the_first_of_a_source_is_the_default() -> None:
+    source = ChangingModels("c")
+    repository = repository_of(source=source)
+    assert repository.default is source.models["c"]
+    source.models.clear()
+    with pytest.raises(UnknownModel, match="no model is served here"):
+        _ = repository.default
 
 
-# ---- Closing
-
-
-async def test_the_engine_is_closed_before_its_runner_and_model_are_freed(native: Native) -> None:
-    repository = repository_of("a")
-    await load(repository)
-    native.log.clear()
-    await repository.close()
-    assert native.log == ["close engine", "free runner of a", "free vectors of a", "free a"]
+def test_a_repository_is_ready_when_each_model_of_a_source_was_tried() -> None:
+    source = ChangingModels("c", tried=False)
+    repository = repository_of(source=source)
     assert not repository.ready
-    with pytest.raises(ModelNotReady, match="unavailable"):
-        _ = repository.default.engine
-
-
-async def test_closing_frees_the_models_of_a_failed_load(native: Native) -> None:
-    native.failure_later = LoadError("it computes nothing")
-    repository = repository_of("a", "b")
-    with pytest.raises(LoadError, match="it computes nothing"):
-        await load(repository)
-    await repository.close()
-    assert native.log == ["open a", "free runner of a", "free vectors of a", "free a"]
+    source.tried = True
+    assert repository.ready

@@ -12,7 +12,9 @@ from grpc import StatusCode
 from anyserve_worker.core.task_requests import EmbedRequest
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob
 from anyserve_worker.scheduling.sequence import token_array
-from anyserve_worker.service.repository import Repository, State
+from anyserve_worker.service.gguf_model import GGUFModel
+from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.served_model import State
 from anyserve_worker.service.servicer import MAX_ID_LENGTH, InferenceServicer
 from protos import contract
 from protos import grpc_predict_v2_pb2 as pb
@@ -36,10 +38,10 @@ class Service:
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
-        repository = Repository([("m", Path()), ("broken", Path())])
-        repository._models["m"] = self.model = served(self.engine)
-        self.broken = repository.get("broken")
-        self.broken.state, self.broken.reason = State.UNAVAILABLE, "no such file"
+        self.model = served(self.engine)
+        self.broken = GGUFModel("broken", Path(), State.UNAVAILABLE)
+        self.broken.reason = "no such file"
+        repository = Repository([self.model, self.broken])
         self.servicer = InferenceServicer(repository)
 
     def infer(self, message: pb.ModelInferRequest, *metadata: tuple[str, str]) -> "asyncio.Task[pb.ModelInferResponse]":

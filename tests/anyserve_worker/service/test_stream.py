@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from anyserve_worker.core.errors import InvalidRequest, WorkerError
 from anyserve_worker.service import stream as stream_module
-from anyserve_worker.service.repository import ServedModel
+from anyserve_worker.service.served_model import ServedModel
 from anyserve_worker.service.stream import Stream
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse

@@ -41,8 +41,8 @@ def raw(request_message: ModelInferRequest) -> ModelInferRequest:
 # ---- The task
 
 
-def test_the_default_task_is_generation() -> None:
-    assert task_of(message()) == contract.TASK_GENERATE
+def test_without_a_task_the_model_chooses() -> None:
+    assert task_of(message()) is None
 
 
 @pytest.mark.parametrize("task", contract.TASKS)
@@ -50,7 +50,7 @@ def test_a_task_is_named_by_its_parameter_or_by_anyserves_model_name(task: str) 
     assert task_of(message(task)) == task
     assert task_of(message(model=task, version="llamacpp")) == task
     assert task_of(message(task, model=task, version="llamacpp")) == task
-    assert task_of(message(model=task)) == contract.TASK_GENERATE, "a model may have such a name"
+    assert task_of(message(model=task)) is None, "a model may have such a name"
 
 
 def test_an_unknown_task_is_rejected() -> None:

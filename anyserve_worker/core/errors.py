@@ -107,6 +107,10 @@ class NoRoom(Exception):
     """llama.cpp found no KV cells for the step, and changed nothing. Raised by the model runner for the engine."""
 
 
+class Interrupted(Exception):
+    """The step was ended early. Some of its tokens may be in the memory. Raised by the model runner for the engine."""
+
+
 class TrialOverrun(Exception):
     """Compiling the guide takes more processor time than allowed. Raised by guides for their queue."""
 

@@ -51,6 +51,7 @@ class ModelOptions:
     swa_full: bool = True
     prompt_lookup: int = 0
     pooling: Pooling = "auto"
+    background_share: float = 0.05
 
     @property
     def kept_slots(self) -> int:

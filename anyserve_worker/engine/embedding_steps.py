@@ -10,7 +10,8 @@ from collections.abc import Callable
 from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, WorkerError
 from anyserve_worker.engine.running_request import RunningEmbedding
 from anyserve_worker.engine.stats import EngineStats
-from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, EmbeddingQueue, VectorRunner
+from anyserve_worker.scheduling.background import MIN_PROMPT_TOKENS, SHORT_STEP_SECONDS, BackgroundPolicy
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, EmbeddingPart, EmbeddingQueue, VectorRunner
 from anyserve_worker.scheduling.step_pace import StepPace
 from anyserve_worker.threads.chooser import ThreadChooser
 
@@ -25,6 +26,7 @@ class EmbeddingSteps:
         vector_runner: VectorRunner,
         threads: ThreadChooser,
         stats: EngineStats,
+        policy: BackgroundPolicy,
         deliver: Callable[[RunningEmbedding, WorkerError | None], None],
     ) -> None:
         """`threads` adapts to these batches alone. `deliver` is called when a request ends, unless it was aborted
@@ -34,12 +36,23 @@ class EmbeddingSteps:
         self._pace = StepPace()
         self._threads = threads
         self._stats = stats
+        self._policy = policy
         self._deliver = deliver
         self._by_job: dict[EmbeddingJob, RunningEmbedding] = {}
 
     @property
     def idle(self) -> bool:
         return not self._by_job
+
+    @property
+    def busy(self) -> bool:
+        """Whether ordinary jobs are not done."""
+        return not self._queue.is_idle(background=False)
+
+    @property
+    def background_waits(self) -> bool:
+        """Whether background jobs are not done."""
+        return not self._queue.is_idle(background=True)
 
     @property
     def n_running(self) -> int:
@@ -74,11 +87,31 @@ class EmbeddingSteps:
             if embedding.deadline is not None and now >= embedding.deadline:
                 self.abort(embedding, DeadlineExceeded("the request's timeout has passed"))
 
-    def step(self) -> None:
-        """Computes one batch. If it fails, only the requests in it fail."""
-        parts = self._queue.schedule(self._pace.bound(self._n_batch))
-        if not parts:
+    def step(self, now: float, *, busy: bool = False, waits: bool = False) -> None:
+        """Computes one batch. If it fails, only the requests in it fail.
+
+        `busy`: whether there is ordinary work besides embeddings. `waits`: whether there is other background work.
+        """
+        if self.busy:
+            self._policy.last_ordinary = now
+            seconds = self._run(self._queue.schedule(self._pace.bound(self._n_batch)))
+            if waits or self.background_waits:
+                self._policy.record_beside(seconds, n_added=0, held_back=True)
+            busy = True
+        if not self.background_waits or (busy and not self._policy.share_is_due):
             return
+        short = SHORT_STEP_SECONDS if busy else self._policy.batch_seconds(now)
+        n_tokens = self._pace.bound(self._n_batch)
+        if short is not None:
+            n_tokens = min(n_tokens, max(MIN_PROMPT_TOKENS, self._pace.tokens_within(short)))
+        seconds = self._run(self._queue.schedule(n_tokens, background=True))
+        if busy:
+            self._policy.record_share(seconds)
+
+    def _run(self, parts: list[EmbeddingPart]) -> float:
+        """Computes a batch, and returns its seconds."""
+        if not parts:
+            return 0.0
         started, cpu_started = time.monotonic_ns(), time.thread_time()
         for part in parts:
             self._record_start(self._by_job[part.job], started)
@@ -90,7 +123,7 @@ class EmbeddingSteps:
             for part in parts:
                 self.abort(self._by_job[part.job], EngineFailure(f"the model could not compute the batch: {error}"))
             self._queue.clear()
-            return
+            return (time.monotonic_ns() - started) / 1e9
         now = time.monotonic_ns()
         self._pace.record(n_tokens, (now - started) / 1e9)
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
@@ -100,6 +133,7 @@ class EmbeddingSteps:
             self._stats.success.add(now - embedding.submitted_ns)
             self._stats.outcomes["embedded"] += 1
             self._deliver(embedding, None)
+        return (now - started) / 1e9
 
     def _record_start(self, embedding: RunningEmbedding, now_ns: int) -> None:
         if not embedding.started:

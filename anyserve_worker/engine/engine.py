@@ -30,15 +30,18 @@ from anyserve_worker.core.options import MAX_RESERVED_CELLS, ModelOptions
 from anyserve_worker.core.origin import UNKNOWN_ORIGIN, Origin
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.embedding_steps import EmbeddingSteps
+from anyserve_worker.engine.interruption import Interruption
 from anyserve_worker.engine.preparation import Preparation
 from anyserve_worker.engine.running_request import RunningEmbedding, RunningGeneration
 from anyserve_worker.engine.stats import EngineLoad, EngineStats
 from anyserve_worker.engine.text_steps import TextRunner, TextSteps
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
+from anyserve_worker.scheduling.background import BackgroundPolicy
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, VectorRunner
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.scheduler import Scheduler
+from anyserve_worker.scheduling.tiers import Tiers, tier_of
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -71,7 +74,7 @@ class Engine:
         self._threads = threads
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
-        self._scheduler = Scheduler(
+        ordinary = Scheduler(
             KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache),
             options.parallel,
             runner.n_batch,
@@ -82,7 +85,10 @@ class Engine:
             kept_slots=max(0, min(options.kept_slots, runner.n_sequences - options.parallel)),
             kept_cells=max(0, min(MAX_RESERVED_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
         )
+        self._policy = BackgroundPolicy(options.background_share, runner.interruptible)
+        self._scheduler = Tiers(ordinary, self._policy)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._interruption = Interruption(runner)
         self._outbox: list[tuple[RunningRequest, Delta | WorkerError | None]] = []
         self._ended: list[RunningGeneration] = []
         self._on_end = on_end
@@ -92,6 +98,7 @@ class Engine:
             self._scheduler,
             threads,
             self.stats,
+            self._interruption,
             self._post,
             lambda generation: self._ended.append(generation),
         )
@@ -99,9 +106,10 @@ class Engine:
         self._embedding_steps: EmbeddingSteps | None = None
         if vector_runner:
             chooser = vector_threads or ThreadChooser((1,), (1,))
-            self._embedding_steps = EmbeddingSteps(vector_runner, chooser, self.stats, self._post)
-        self._n_requests = 0
-        """Requests that were admitted and are not answered yet; counted on the event loop."""
+            self._embedding_steps = EmbeddingSteps(vector_runner, chooser, self.stats, self._policy, self._post)
+        self._n_requests = [0, 0]
+        """Requests that were admitted and are not answered yet: ordinary ones, and those of background work. Each kind
+        has a limit of its own. Counted on the event loop."""
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -118,15 +126,15 @@ class Engine:
 
     @property
     def n_requests(self) -> int:
-        return self._n_requests
+        return sum(self._n_requests)
 
     @property
     def n_running(self) -> int:
-        return len(self._scheduler.running)
+        return self._scheduler.n_running
 
     @property
     def n_waiting(self) -> int:
-        return len(self._scheduler.waiting)
+        return self._scheduler.n_waiting
 
     @property
     def n_guides_waiting(self) -> int:
@@ -137,9 +145,13 @@ class Engine:
         return self._scheduler.n_preempted
 
     @property
+    def n_background_preempted(self) -> int:
+        return self._scheduler.n_background_preempted
+
+    @property
     def n_running_tokens(self) -> int:
         """Tokens of running sequences that have KV cells; those of a shared prefix count for each sequence."""
-        return sum(sequence.n_computed for sequence in self._scheduler.running.copy())
+        return sum(sequence.n_computed for sequence in self._scheduler.running)
 
     @property
     def threads_chosen(self) -> list[tuple[bool, int, int]]:
@@ -152,12 +164,15 @@ class Engine:
 
     @property
     def load(self) -> EngineLoad:
+        """The load without background work, which makes room for other requests."""
         embedding = self._embedding_steps
         return EngineLoad(
-            n_waiting=self.n_waiting + self.n_guides_waiting + (embedding.n_waiting if embedding else 0),
-            n_running=self.n_running + (embedding.n_running if embedding else 0),
+            n_waiting=len(self._scheduler.ordinary.waiting)
+            + self.n_guides_waiting
+            + (embedding.n_waiting if embedding else 0),
+            n_running=len(self._scheduler.ordinary.running) + (embedding.n_running if embedding else 0),
             n_cells=self.n_cells,
-            n_running_cells=self._scheduler.cache.n_running_cells,
+            n_running_cells=self._scheduler.n_ordinary_cells,
         )
 
     async def submit(self, request: GenerationRequest, origin: Origin = UNKNOWN_ORIGIN) -> RunningGeneration:
@@ -166,11 +181,13 @@ class Engine:
         Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining.
         """
         deadline = self._deadline(request.timeout)
-        with self._admitted():
+        with self._admitted(background=tier_of(request.priority) > 0):
             async with _time_limit(request.timeout):
                 sequences = await self._preparation.sequences(request)
         generation = RunningGeneration(sequences, deadline, self.abort, origin)
         self._inbox.put(lambda: self._text_steps.add(generation))
+        if not generation.background:
+            self._interruption.request()
         return generation
 
     async def embed(self, request: EmbedRequest | RankRequest) -> EmbeddingJob:
@@ -179,7 +196,7 @@ class Engine:
         assert self._embedding_steps is not None
         steps, runner = self._embedding_steps, self._vector_runner
         pooling, deadline = runner.pooling, self._deadline(request.timeout)
-        with self._admitted():
+        with self._admitted(background=tier_of(request.priority) > 0):
             async with _time_limit(request.timeout):
                 if isinstance(request, RankRequest):
                     tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, runner.n_ctx)
@@ -193,6 +210,8 @@ class Engine:
         job = EmbeddingJob(tokens, pooling, request.caller, request.priority)
         embedding = RunningEmbedding(job, deadline, self._abort_embedding)
         self._inbox.put(lambda: steps.add(embedding))
+        if not embedding.background:
+            self._interruption.request()
         try:
             return await embedding.result()
         finally:
@@ -218,11 +237,11 @@ class Engine:
 
     def abort(self, generation: RunningGeneration) -> None:
         """Ends a generation early, because its caller is gone. Nothing more is delivered."""
-        self._n_requests -= 1
+        self._n_requests[generation.background] -= 1
         self._inbox.put(lambda: self._text_steps.abort(generation))
 
     def _abort_embedding(self, embedding: RunningEmbedding) -> None:
-        self._n_requests -= 1
+        self._n_requests[embedding.background] -= 1
         if steps := self._embedding_steps:
             self._inbox.put(lambda: steps.abort(embedding))
 
@@ -235,16 +254,18 @@ class Engine:
         await self._tokenizer.close()
 
     @contextmanager
-    def _admitted(self, *, until_answered: bool = True) -> Iterator[None]:
+    def _admitted(self, *, background: bool = False, until_answered: bool = True) -> Iterator[None]:
         """Counts a request against the limit, during the block or, unless the block fails, until it is answered.
 
         Raises QueueFull or Draining.
         """
         self._refuse_if_closing()
-        if self._n_requests >= self._max_requests:
+        n_requests = self._n_requests
+        if n_requests[background] >= self._max_requests:
             self.stats.requests_refused += 1
-            raise QueueFull(f"{self._n_requests} requests are already running or waiting; try again later")
-        self._n_requests += 1
+            kind = "background requests" if background else "requests"
+            raise QueueFull(f"{n_requests[background]} {kind} are already running or waiting; try again later")
+        n_requests[background] += 1
         try:
             yield
             self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
@@ -252,7 +273,7 @@ class Engine:
             until_answered = False
             raise
         finally:
-            self._n_requests -= not until_answered
+            n_requests[background] -= not until_answered
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
@@ -265,7 +286,7 @@ class Engine:
         for request, item in outbox:
             if not request.done:
                 request.put(item)
-                self._n_requests -= request.done
+                self._n_requests[request.background] -= request.done
         for generation in ended:
             self._on_end(generation)
 
@@ -290,11 +311,19 @@ class Engine:
         self._text_steps.expire(now)
         if self._embedding_steps:
             self._embedding_steps.expire(now)
-        self._text_steps.step()
-        if self._embedding_steps:
-            self._embedding_steps.step()  # Only one batch, so that streams continue.
+        if not (embedding := self._embedding_steps):
+            self._text_steps.step()
+            return
+        before = self.stats.steps.ns
+        self._text_steps.step(busy=embedding.busy)
+        scheduler = self._scheduler
+        if embedding.background_waits and scheduler.background_idle and not scheduler.ordinary.idle:
+            self._policy.record_beside((self.stats.steps.ns - before) / 1e9, n_added=0, held_back=True)
+        # Only one batch, so that streams continue.
+        embedding.step(now, busy=not scheduler.ordinary.idle, waits=not scheduler.background_idle)
 
     def _run_inbox(self, *, wait: bool) -> None:
+        self._interruption.forget()
         try:
             self._inbox.get(block=wait)()
             while True:

@@ -10,6 +10,7 @@ from anyserve_worker.core.errors import WorkerError
 from anyserve_worker.core.origin import UNKNOWN_ORIGIN, Origin
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob
 from anyserve_worker.scheduling.sequence import Sequence
+from protos import contract
 
 
 class RunningGeneration:
@@ -19,6 +20,8 @@ class RunningGeneration:
     request failed. `forward` passes them to a function instead. Leaving the iteration early does not stop the engine;
     `cancel()` does.
     """
+
+    kind = "generation"
 
     def __init__(
         self,
@@ -49,6 +52,11 @@ class RunningGeneration:
         self.error: WorkerError | None = None
 
     @property
+    def background(self) -> bool:
+        """Whether the request is background work."""
+        return self.sequences[0].priority >= contract.BACKGROUND_PRIORITY
+
+    @property
     def done(self) -> bool:
         """Whether the request has ended. The mailbox may still hold its last deltas and its error."""
         return self._open_choices == 0
@@ -61,6 +69,14 @@ class RunningGeneration:
     @property
     def started(self) -> bool:
         return self.started_ns > 0
+
+    @property
+    def n_prompt(self) -> int:
+        return self.sequences[0].n_prompt
+
+    @property
+    def n_cached(self) -> int:
+        return max(0, self.sequences[0].n_cached)
 
     @property
     def n_generated(self) -> int:
@@ -128,6 +144,11 @@ class RunningEmbedding:
         self.deadline = deadline
         self.submitted_ns = time.monotonic_ns()
         self.started = False
+
+    @property
+    def background(self) -> bool:
+        """Whether the request is background work."""
+        return self.job.priority >= contract.BACKGROUND_PRIORITY
 
     def cancel(self) -> None:
         """Makes the engine drop the request before its next step. No effect if the request has ended."""

@@ -55,12 +55,35 @@ class EngineLoad:
 
 
 @dataclass(slots=True)
-class EngineStats:
-    """Written by the engine's thread. `success` and `failure`: whole requests; `queue`: time before the first step."""
+class RequestStats:
+    """Counters of requests. `success` and `failure`: whole requests; `queue`: time before the first step."""
 
     success: Durations = field(default_factory=Durations)
     failure: Durations = field(default_factory=Durations)
     queue: Durations = field(default_factory=Durations)
+    last_request_ms: int = 0
+    """Unix time in milliseconds at which the last request arrived."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Number of requests by outcome: a finish reason, `embedded`, `cancelled`, or the status of their error."""
+    requests_refused: int = 0
+    """Requests refused because a queue was full; counted on the event loop."""
+
+    # For generation only.
+    queue_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
+    prefill_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
+    """Time from the first step of a request to its first text."""
+    request_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.01, 15)))
+
+    @property
+    def executions(self) -> Durations:
+        """Runs of the model: without steps, one for each request."""
+        return self.success
+
+
+@dataclass(slots=True)
+class EngineStats(RequestStats):
+    """Written by the engine's thread."""
+
     steps: Durations = field(default_factory=Durations)
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -68,21 +91,19 @@ class EngineStats:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     """Drafted tokens that the model confirmed."""
-    last_request_ms: int = 0
-    """Unix time in milliseconds at which the last request arrived."""
-    outcomes: Counter[str] = field(default_factory=Counter)
-    """Number of requests by outcome: a finish reason, `embedded`, `cancelled`, or the status of their error."""
-    requests_refused: int = 0
-    """Requests refused because the queue or the queue of guides was full; counted on the event loop."""
     guide_trials: int = 0
     """Attempts to compile a guide; counted on the event loop."""
-
-    # For generation only.
-    queue_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
-    prefill_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
-    """Time from the first step of a request to its first text."""
-    request_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.01, 15)))
+    background_tokens: int = 0
+    """Prompt and generated tokens that were computed for background work; counted again if computed again."""
+    background_steps: int = 0
+    """Steps of background work alone."""
+    interrupted_steps: int = 0
+    """Steps of background work that were ended early."""
     step_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 13)))
     step_tokens: Histogram = field(default_factory=lambda: Histogram(_powers(1, 14)))
     """Prompt, drafted and generated tokens together."""
     step_sequences: Histogram = field(default_factory=lambda: Histogram(_powers(1, 9)))
+
+    @property
+    def executions(self) -> Durations:
+        return self.steps

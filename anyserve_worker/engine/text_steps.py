@@ -11,16 +11,17 @@ from collections.abc import Sequence as Items
 from typing import Protocol
 
 from anyserve_worker.core.delta import Delta
-from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
+from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, Interrupted, NoRoom, WorkerError
 from anyserve_worker.core.logprob import TokenLogprob, TokenScore
 from anyserve_worker.core.request_timer import Progress, RequestTimer
+from anyserve_worker.engine.interruption import Interruption
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
 from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.kv_cache import Memory
-from anyserve_worker.scheduling.scheduler import Scheduler
 from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.scheduling.tiers import Kind, Step, Tiers
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract
 
@@ -38,7 +39,10 @@ class TextRunner(Memory, Protocol):
     mixes: bool
     prompt_lookup: int
     n_score_rows: int
+    interruptible: bool
+    """Whether `interrupt` has an effect."""
 
+    def interrupt(self, value: bool) -> None: ...
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
     def prepare(self, sequences: Items[Sequence]) -> None: ...
@@ -52,9 +56,10 @@ class TextSteps:
         self,
         vocabulary: Vocabulary,
         runner: TextRunner,
-        scheduler: Scheduler,
+        scheduler: Tiers,
         threads: ThreadChooser,
         stats: EngineStats,
+        interruption: Interruption,
         deliver: Callable[[RunningGeneration, Delta | WorkerError], None],
         on_end: Callable[[RunningGeneration], None],
     ) -> None:
@@ -64,6 +69,7 @@ class TextSteps:
         self._scheduler = scheduler
         self._threads = threads
         self._stats = stats
+        self._interruption = interruption
         self._deliver = deliver
         self._on_end = on_end
         self._live: set[RunningGeneration] = set()
@@ -106,38 +112,55 @@ class TextSteps:
 
     # ---- The step
 
-    def step(self) -> None:
-        """Computes one batch, if there is work."""
-        chunks = self._scheduler.schedule()
-        if not chunks or not self._run(chunks):
+    def step(self, *, busy: bool = False) -> None:
+        """Computes one batch, if there is work. `busy`: whether ordinary requests for embeddings are unanswered."""
+        began = time.monotonic_ns()
+        step = self._scheduler.schedule(began / 1e9, busy=busy)
+        chunks = step.chunks
+        if not chunks or not self._run(step):
             return
         samples = self._runner.sample(chunks)
-        self._scheduler.commit(chunks, samples)
+        self._scheduler.commit(step, samples)
         for chunk, tokens in zip(chunks, samples, strict=True):
             if chunk.sequence in self._owner:  # Not if another choice of its request has just failed.
                 self._append(chunk, tokens)
+        if step.kind is not Kind.ORDINARY:
+            self._scheduler.record(step, (time.monotonic_ns() - began) / 1e9)
 
-    def _run(self, chunks: list[Chunk]) -> bool:
-        """Computes the chunks. Returns False if there were no KV cells for them; room is made for the next attempt."""
+    def _run(self, step: Step) -> bool:
+        """Computes the chunks. Returns False if there were no KV cells for them, or the step was interrupted; the next
+        attempt is prepared then."""
+        chunks = step.chunks
         n_tokens = sum(chunk.n_rows for chunk in chunks)
         started, cpu_started = time.monotonic_ns(), time.thread_time()
         prompts = any(chunk.count > 1 for chunk in chunks)
         threads = self._threads.choose(n_tokens, prompts=prompts, now=started / 1e9)
         try:
-            self._runner.run(chunks, threads)
+            if step.kind is Kind.ALONE:
+                with self._interruption.allowed():
+                    self._runner.run(chunks, threads)
+            else:
+                self._runner.run(chunks, threads)
+        except Interrupted:
+            self._scheduler.roll_back(step)
+            self._stats.interrupted_steps += 1
+            return False
         except NoRoom:
             if not self._scheduler.make_room():
                 for sequence in list(self._scheduler.running):
                     self.abort(self._owner[sequence], EngineFailure("the KV cache has no room for this sequence"))
             return False
         now = time.monotonic_ns()
-        if prompts:
+        if prompts and (step.kind is Kind.ORDINARY or step.sets_pace):
             self._scheduler.pace.record(n_tokens, (now - started) / 1e9)
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self._stats.steps.add(now - started)
         self._stats.step_seconds.add((now - started) / 1e9)
         self._stats.step_tokens.add(n_tokens)
         self._stats.step_sequences.add(len(chunks))
+        if step.kind is not Kind.ORDINARY:
+            self._stats.background_tokens += step.n_background_tokens
+            self._stats.background_steps += step.kind is not Kind.BESIDE
         for chunk in chunks:
             generation = self._owner[chunk.sequence]
             if not generation.started:

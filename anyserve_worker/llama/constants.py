@@ -35,6 +35,8 @@ LOG_LEVEL_ERROR = 4
 """A value of `enum ggml_log_level`. llama_cpp lacks it, so a test compares it with the header."""
 DECODE_NO_ROOM = 1
 """Status of `llama_decode` when no cells are free for the batch. Only a comment in llama.h documents it."""
+DECODE_INTERRUPTED = 2
+"""Status of `llama_decode` when its abort callback has returned true."""
 
 CONSTANTS = {
     **{f"GGML_TYPE_{name.upper()}": value for name, value in CACHE_TYPES.items() if name != "bf16"},

@@ -137,6 +137,7 @@ class NoGeneration:
 
     n_batch = n_cells = n_sequences = n_score_rows = 1
     mixes = True
+    interruptible = False
     prompt_lookup = 0
 
     def __init__(self, n_ctx: int) -> None:
@@ -144,6 +145,9 @@ class NoGeneration:
 
     def run(self, chunks: list[Chunk], threads: int) -> None:
         raise AssertionError("a model that does not generate was scheduled")
+
+    def interrupt(self, value: bool) -> None:
+        """Does nothing."""
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
         raise AssertionError("a model that does not generate was scheduled")

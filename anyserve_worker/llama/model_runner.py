@@ -9,9 +9,10 @@ import secrets
 from collections.abc import Sequence as Items
 from typing import Any
 
-from anyserve_worker.core.errors import LoadError, NoRoom, WorkerError
+from anyserve_worker.core.errors import Interrupted, LoadError, NoRoom, WorkerError
 from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, ModelOptions
-from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_NO_ROOM, FLASH_ATTENTION_TYPES
+from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_INTERRUPTED, DECODE_NO_ROOM, FLASH_ATTENTION_TYPES
+from anyserve_worker.llama.interrupt_flag import InterruptFlag
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.llama.native_batch import NativeBatch
@@ -72,6 +73,8 @@ class ModelRunner:
         self._memory = llama.llama_get_memory(self._ctx)
         if not self._memory:
             raise LoadError("the model has no memory to generate from")
+        self.interruptible = not llama.llama_supports_gpu_offload() and self._truncates(options)
+        self._interrupt = InterruptFlag(self._ctx) if self.interruptible else None
         self._threads = threads
         self._scratch = Scratch(model.vocabulary.n_vocab)
         self._batch = NativeBatch(self.n_batch)
@@ -87,12 +90,16 @@ class ModelRunner:
         """
         return platform.machine() in ("x86_64", "AMD64") and options.cache_type_k == options.cache_type_v == "f16"
 
+    def _truncates(self, options: ModelOptions) -> bool:
+        """Returns whether the memory can always be truncated to fewer tokens."""
+        return not self.model.is_recurrent and (self.model.n_swa <= 0 or options.swa_full)
+
     def _prompt_lookup(self, options: ModelOptions) -> int:
         """Returns the maximum tokens of a draft; 0 if the memory can't be truncated and so can't drop a rejected draft.
 
         This isn't a LoadError, since one worker serves several models with the same options, and the answers are equal.
         """
-        if options.prompt_lookup and (self.model.is_recurrent or (self.model.n_swa > 0 and not options.swa_full)):
+        if options.prompt_lookup and not self._truncates(options):
             log.warning("prompt lookup is off for this model: its memory can't be truncated to fewer tokens")
             return 0
         return options.prompt_lookup
@@ -108,7 +115,8 @@ class ModelRunner:
     # ---- A step
 
     def run(self, chunks: list[Chunk], threads: int) -> None:
-        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model fails."""
+        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom or Interrupted, or RuntimeError if the model
+        fails."""
         if threads != self._threads:
             llama.llama_set_n_threads(self._ctx, threads, threads)
             self._threads = threads
@@ -119,8 +127,15 @@ class ModelRunner:
         status = llama.llama_decode(self._ctx, batch.native())
         if status == DECODE_NO_ROOM:
             raise NoRoom
+        if status == DECODE_INTERRUPTED:
+            raise Interrupted
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}: {library.last_error}")
+
+    def interrupt(self, value: bool) -> None:
+        """Makes `run` raise Interrupted, now and later, until `value` is False. May be called from any thread."""
+        if self._interrupt:
+            self._interrupt.set(value)
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
         """Returns the next tokens of each chunk that reached its sequence's end in `run`; none for the others.
@@ -208,6 +223,8 @@ class ModelRunner:
 
     def free(self) -> None:
         llama.llama_free(self._ctx)
+        if self._interrupt:
+            self._interrupt.free()
 
 
 def _seed(seed: int | None, index: int) -> int:

@@ -20,7 +20,7 @@ import llama_cpp as llama
 
 from anyserve_worker.llama import constants
 
-__all__ = ["library", "llama", "without_folder"]
+__all__ = ["ggml", "library", "llama", "without_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,24 @@ _ggml = llama.llama_cpp._lib
 """libllama. Functions of the libraries that it links are found through it, too."""
 _ggml.ggml_type_name.restype = ctypes.c_char_p
 constants.check(llama, _ggml.ggml_type_name)
+
+
+class ggml:  # A namespace like `llama`.
+    """Functions of ggml that llama_cpp doesn't declare."""
+
+    class InitParams(ctypes.Structure):
+        """`struct ggml_init_params`."""
+
+        _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+    ggml_init = _ggml.ggml_init
+    ggml_init.argtypes, ggml_init.restype = (InitParams,), ctypes.c_void_p
+    ggml_free = _ggml.ggml_free
+    ggml_free.argtypes, ggml_free.restype = (ctypes.c_void_p,), None
+    ggml_get_no_alloc = _ggml.ggml_get_no_alloc
+    ggml_get_no_alloc.argtypes, ggml_get_no_alloc.restype = (ctypes.c_void_p,), ctypes.c_bool
+    ggml_set_no_alloc = _ggml.ggml_set_no_alloc
+    ggml_set_no_alloc.argtypes, ggml_set_no_alloc.restype = (ctypes.c_void_p, ctypes.c_bool), None
 
 
 class _Library:

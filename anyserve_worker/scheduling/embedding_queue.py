@@ -8,6 +8,9 @@ Where attention is causal, a prompt may be read in chunks over several batches, 
 Otherwise (`whole`) every token attends to all others, so a prompt is in one batch. A prompt longer than a batch has a
 batch of its own.
 
+Background jobs are in batches of their own. They yield sequences and cells to ordinary jobs: a partly read background
+job begins again then.
+
 The runner returns a vector per token, which are pooled here. For a reranker it returns the score, which is valid after
 the prompt's last token.
 """
@@ -46,6 +49,11 @@ class EmbeddingJob:
     n_computed: int = 0
     vector: Vector | None = None
     """Pooled from the tokens so far; for the mean, their sum. None before the first batch."""
+
+    @property
+    def background(self) -> bool:
+        """Whether the job is background work."""
+        return self.priority >= contract.BACKGROUND_PRIORITY
 
     @property
     def done(self) -> bool:
@@ -94,7 +102,10 @@ class VectorRunner(Protocol):
 @dataclass(slots=True)
 class EmbeddingQueue:
     runner: VectorRunner
-    _line: PromptLine[EmbeddingJob] = field(init=False, default_factory=PromptLine)
+    _lines: tuple[PromptLine[EmbeddingJob], PromptLine[EmbeddingJob]] = field(
+        init=False, default_factory=lambda: (PromptLine(), PromptLine())
+    )
+    """The jobs that are not done: ordinary ones, and background jobs."""
     _begun: list[EmbeddingJob] = field(init=False, default_factory=list)
     """Jobs with a sequence id: partly read, or in the current batch."""
     _free_ids: list[int] = field(init=False)
@@ -105,7 +116,11 @@ class EmbeddingQueue:
 
     @property
     def idle(self) -> bool:
-        return not self._line and not self._begun
+        return self.is_idle(background=False) and self.is_idle(background=True)
+
+    def is_idle(self, *, background: bool) -> bool:
+        """Returns whether there are no ordinary jobs, or no background jobs."""
+        return not self._lines[background] and not any(job.background == background for job in self._begun)
 
     @property
     def n_begun(self) -> int:
@@ -113,21 +128,24 @@ class EmbeddingQueue:
         return len(self._begun)
 
     def add(self, job: EmbeddingJob) -> None:
-        self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short prompts are ordered by arrival.
+        self._lines[job.background].add(
+            job, max(SHORT_PROMPT, len(job.tokens))
+        )  # Short prompts are ordered by arrival.
 
     def remove(self, job: EmbeddingJob) -> None:
         """Removes a job in any state."""
-        self._line.leave(job)
+        self._lines[job.background].leave(job)
         self._release(job)
 
-    def schedule(self, max_tokens: int | None = None) -> list[EmbeddingPart]:
-        """Returns the next batch, of at most `max_tokens` tokens if possible. Empty if there are no jobs."""
+    def schedule(self, max_tokens: int | None = None, *, background: bool = False) -> list[EmbeddingPart]:
+        """Returns the next batch of ordinary or background jobs, of at most `max_tokens` tokens if possible. Empty if
+        there are no such jobs."""
         self._n_batches += 1
         parts: list[EmbeddingPart] = []
         room = self.runner.n_batch if max_tokens is None else min(self.runner.n_batch, max_tokens)
         cells = self.runner.n_cells - sum(len(job.tokens) for job in self._begun)
         blocked = False
-        for job in self._in_order():
+        for job in self._in_order(background):
             length = len(job.tokens)
             count = length - job.n_computed
             if count > room:
@@ -137,6 +155,8 @@ class EmbeddingQueue:
             if count <= 0:
                 break
             if job.seq_id < 0:
+                while not background and (length > cells or not self._free_ids) and (freed := self._restart_last()):
+                    cells += freed
                 blocked = blocked or length > cells or not self._free_ids
                 if blocked:
                     continue  # Partly read jobs continue, which frees room.
@@ -146,15 +166,28 @@ class EmbeddingQueue:
             room -= count
         return parts
 
-    def _in_order(self) -> list[EmbeddingJob]:
-        jobs = sorted([*self._begun, *self._line.by_size(len(self._free_ids))], key=self._line.rank)  # Stable.
-        first = self._line.first()
+    def _in_order(self, background: bool) -> list[EmbeddingJob]:
+        line = self._lines[background]
+        begun = [job for job in self._begun if job.background == background]
+        n_ids = self.runner.n_sequences - len(begun) if not background else len(self._free_ids)
+        jobs = sorted([*begun, *line.by_size(n_ids)], key=line.rank)  # Stable.
+        first = line.first()
         if first is None or self._n_batches % FIRST_EVERY:
             return jobs
         return [first, *(job for job in jobs if job is not first)]
 
+    def _restart_last(self) -> int:
+        """Makes the background job that began last wait again. Returns its cells; 0 if there is none."""
+        for job in reversed(self._begun):
+            if job.background:
+                self._release(job)
+                job.n_computed, job.vector = 0, None
+                self._lines[True].put_back(job, len(job.tokens))
+                return len(job.tokens)
+        return 0
+
     def _begin(self, job: EmbeddingJob) -> None:
-        self._line.start(job, len(job.tokens))
+        self._lines[job.background].start(job, len(job.tokens))
         self._begun.append(job)
         job.seq_id = self._free_ids.pop()
 

@@ -6,6 +6,11 @@ free. Sequences that share a prefix share its cells: a cell becomes free when th
 prefixes are evicted, the least recently used first, when cells or sequence ids run short, and when they have been
 unused for too long (`IdleLimit`).
 
+Background sequences (those of a tier above 0, see `tiers.py`) spare the prefixes of tier 0. Prefixes of the highest
+tier are evicted first. A background sequence evicts those of tier 0 only while all of its kind have less than half of
+the cells and sequence ids, or if it is the only one that runs. Its tokens make them age BACKGROUND_AGE times slower,
+and it forks them instead of taking them over.
+
 A prefix is identified by everything that its cells depend on: its token ids and its `PrefixKey`. Equal tokens under
 another adapter, or after another image, are another prefix.
 
@@ -19,6 +24,9 @@ from typing import Protocol
 from anyserve_worker.core.prefix_key import PrefixKey
 from anyserve_worker.scheduling.idle_limit import IdleLimit
 from anyserve_worker.scheduling.prefix import shared_prefix
+
+BACKGROUND_AGE = 32
+"""Tokens of background sequences that make the prefixes of tier 0 age by one token."""
 
 
 class Memory(Protocol):
@@ -50,8 +58,10 @@ class _Entry:
     running: bool
     last_used: int
     """`KVCache._uses` at the last use: the smallest is the least recently used."""
-    used_at: int = 0
-    """`KVCache._generated` at the last use."""
+    used_at: float = 0
+    """The entry's clock in `KVCache._clocks` at the last use."""
+    tier: int = 0
+    """0, or a greater number for background work."""
 
 
 @dataclass(slots=True)
@@ -71,8 +81,9 @@ class KVCache:
     _free_ids: list[int] = field(init=False)
     _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
     _uses: int = field(init=False, default=0)
-    _generated: int = field(init=False, default=0)
-    _idle_limit: IdleLimit = field(init=False, default_factory=IdleLimit)
+    _clocks: list[float] = field(init=False, default_factory=lambda: [0.0, 0.0])
+    """Generated tokens that make prefixes age: those of tier 0, and those of the tiers above."""
+    _idle_limits: tuple[IdleLimit, IdleLimit] = field(init=False, default_factory=lambda: (IdleLimit(), IdleLimit()))
 
     def __post_init__(self) -> None:
         self._free_cells = list(range(self.n_cells))
@@ -99,15 +110,15 @@ class KVCache:
         """Returns the number of cells of a sequence, including shared ones."""
         return len(self._entries[seq_id].cells)
 
-    def promised_prefix(self, tokens: "array[int]", key: PrefixKey) -> tuple[int, int]:
+    def promised_prefix(self, tokens: "array[int]", key: PrefixKey, *, tier: int = 0) -> tuple[int, int]:
         """Returns (sequence id, length) of the longest prefix of `tokens` that a running sequence is still computing.
 
         Returns (-1, 0) if there is none. The prefix must be reusable when it is computed: a memory that can't be
-        truncated will have moved on by then.
+        truncated will have moved on by then. Only sequences of the same tier count.
         """
         best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
-            if entry.running:
+            if entry.running and entry.tier == tier:
                 n = min(shared_prefix(entry.tokens, entry.key, tokens, key), len(tokens) - 1)
                 if n > max(best[1], entry.n_computed):
                     n = self.memory.usable_prefix(seq_id, len(entry.tokens), n)
@@ -132,7 +143,13 @@ class KVCache:
     # ---- Acquiring and releasing cells
 
     def acquire(
-        self, tokens: "array[int]", key: PrefixKey, *, reuse: bool = True, reserve: int = 0
+        self,
+        tokens: "array[int]",
+        key: PrefixKey,
+        *,
+        reuse: bool = True,
+        reserve: int = 0,
+        tier: int = 0,
     ) -> tuple[int, int] | None:
         """Assigns a sequence id and cells for `tokens` to a new running sequence. `reuse`: with a cached prefix.
 
@@ -142,14 +159,15 @@ class KVCache:
         """
         source, n = self.best_prefix(tokens, key) if reuse else (-1, 0)
         if reuse:
-            self._idle_limit.record_use(tokens, key, n)
-        if not self._make_room(len(tokens) - n, spare=source, keep=n, reserve=reserve):
+            self._idle_limits[tier > 0].record_use(tokens, key, n)
+        if not self._make_room(len(tokens) - n, spare=source, keep=n, reserve=reserve, tier=tier):
             return None
-        assigned = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
+        takes_over = self._may_take_over(source, n, tier)
+        assigned = self._take_over(source, n) if takes_over else self._fork(source, n, tier)
         if assigned is None:
             return None
         seq_id, cells = assigned
-        self._entries[seq_id] = _Entry(tokens, key, cells, n, running=True, last_used=self._uses)
+        self._entries[seq_id] = _Entry(tokens, key, cells, n, running=True, last_used=self._uses, tier=tier)
         self._hold(cells)
         self._take_cells(cells, len(tokens) - n)
         return seq_id, n
@@ -159,10 +177,11 @@ class KVCache:
 
         Returns False if there is no room, or fewer than `reserve` cells would be left for others.
         """
-        cells = self._entries[seq_id].cells
+        entry = self._entries[seq_id]
+        cells = entry.cells
         missing = n - len(cells)
         if missing > 0:
-            if not self._make_room(missing, reserve=reserve):
+            if not self._make_room(missing, reserve=reserve, tier=entry.tier):
                 return False
             self._take_cells(cells, missing)
         return True
@@ -179,13 +198,16 @@ class KVCache:
         """Records that the cells of the first `n_computed` tokens are filled. Other sequences may reuse them."""
         self._entries[seq_id].n_computed = n_computed
 
-    def pass_time(self, n_generated: int) -> None:
+    def pass_time(self, n_generated: int, *, tier: int = 0) -> None:
         """Records the tokens that a step has generated, and evicts prefixes that have been idle for too long."""
-        self._generated += n_generated
-        oldest = self._generated - self._idle_limit.tokens
-        for seq_id in [k for k, entry in self._entries.items() if not entry.running and entry.used_at < oldest]:
+        clocks, limits = self._clocks, self._idle_limits
+        clocks[False] += n_generated / BACKGROUND_AGE if tier else n_generated
+        clocks[True] += n_generated
+        oldest = clocks[False] - limits[False].tokens, clocks[True] - limits[True].tokens
+        entries = self._entries.items()
+        for seq_id in [k for k, entry in entries if not entry.running and entry.used_at < oldest[entry.tier > 0]]:
             idle = self._entries[seq_id]
-            self._idle_limit.record_eviction(idle.tokens, idle.key)
+            limits[idle.tier > 0].record_eviction(idle.tokens, idle.key)
             self._drop(seq_id)
 
     def release(self, seq_id: int) -> None:
@@ -202,9 +224,9 @@ class KVCache:
         entry.tokens = entry.tokens[: entry.n_computed]
         self._touch(entry)
 
-    def evict_all(self) -> int:
-        """Drops all cached prefixes, and returns their number."""
-        cached = [seq_id for seq_id, entry in self._entries.items() if not entry.running]
+    def evict_all(self, *, tier: int = 0) -> int:
+        """Drops all cached prefixes of `tier` and above, and returns their number."""
+        cached = [seq_id for seq_id, entry in self._entries.items() if not entry.running and entry.tier >= tier]
         for seq_id in cached:
             self._drop(seq_id)
         return len(cached)
@@ -218,24 +240,29 @@ class KVCache:
 
     def _touch(self, entry: _Entry) -> None:
         self._uses += 1
-        entry.last_used, entry.used_at = self._uses, self._generated
+        entry.last_used, entry.used_at = self._uses, self._clocks[entry.tier > 0]
 
-    def _may_take_over(self, source: int, n: int) -> bool:
+    def _may_take_over(self, source: int, n: int, tier: int) -> bool:
         """Returns whether a new sequence takes over the cached prefix instead of forking it.
 
         It does if it uses the whole prefix, or if no other sequence id is free or can be freed.
         """
         if source < 0 or self._entries[source].running:
             return False
-        return n == self._entries[source].n_computed or not (self._free_ids or self._lru(spare=source) is not None)
+        spares = tier > 0 and self._entries[source].tier == 0
+        if spares and not self._may_evict_tier_0():
+            return False
+        if n == self._entries[source].n_computed and not spares:
+            return True
+        return not self._free_ids and self._lru(source, tier) is None
 
     def _take_over(self, source: int, n: int) -> tuple[int, list[int]]:
         self._cut(source, n)
         return source, self._entries.pop(source).cells
 
-    def _fork(self, source: int, n: int) -> tuple[int, list[int]] | None:
+    def _fork(self, source: int, n: int, tier: int) -> tuple[int, list[int]] | None:
         if not self._free_ids:
-            victim = self._lru(spare=source)
+            victim = self._lru(source, tier)
             if victim is None:
                 return None
             self._drop(victim)
@@ -249,28 +276,44 @@ class KVCache:
             self._owners[cell] += 1
         return seq_id, cells
 
-    def _lru(self, spare: int = -1) -> int | None:
+    def _lru(self, spare: int, tier: int) -> int | None:
+        """Returns the prefix that a sequence of `tier` evicts, of the highest tier first. None: there is none."""
         cached = [
-            (entry.last_used, seq_id)
+            (-entry.tier, entry.last_used, seq_id)
             for seq_id, entry in self._entries.items()
             if not entry.running and seq_id != spare
         ]
-        return min(cached)[1] if cached else None
+        if not cached:
+            return None
+        negative_tier, _, victim = min(cached)
+        return None if tier and not negative_tier and not self._may_evict_tier_0() else victim
 
-    def _make_room(self, n: int, spare: int = -1, keep: int = 0, reserve: int = 0) -> bool:
-        """Evicts cached prefixes until `n` cells are free. Evicts none and returns False if `reserve` more can't be.
+    def _may_evict_tier_0(self) -> bool:
+        """Returns whether a background sequence may evict prefixes of tier 0."""
+        entries = [entry for entry in self._entries.values() if entry.tier]
+        n_cells = sum(len(entry.cells) for entry in entries)
+        few = 2 * n_cells < self.n_cells and 2 * len(entries) < self.n_sequences
+        return few or sum(entry.running for entry in entries) <= 1
+
+    def _make_room(self, n: int, spare: int = -1, keep: int = 0, reserve: int = 0, *, tier: int = 0) -> bool:
+        """Evicts cached prefixes until `n` cells are free. Returns False if that isn't possible, or if `reserve` more
+        can't be; the latter evicts none.
 
         The first `keep` tokens of `spare` stay; its others are dropped after everything else.
         """
         if len(self._free_cells) < n + reserve and self._n_available(spare, keep) < n + reserve:
             return False
         while len(self._free_cells) < n:
-            victim = self._lru(spare)
+            victim = self._lru(spare, tier)
             if victim is None:
+                if spare < 0:
+                    return False
+                if tier and not self._entries[spare].tier and not self._may_evict_tier_0():
+                    return False
                 self._cut(spare, keep)
                 break
             self._drop(victim)
-        return True
+        return len(self._free_cells) >= n
 
     def _n_available(self, spare: int, keep: int) -> int:
         """Returns the cells that are free or held by cached prefixes only, without the first `keep` of `spare`."""

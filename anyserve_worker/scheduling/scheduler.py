@@ -1,5 +1,7 @@
 """Decides which tokens of the waiting and running sequences the next step computes. PURE.
 
+`tiers.py` has a scheduler for ordinary sequences and others for background work, which get what is left of a step.
+
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
 with chunks of prompts. While any sequence decodes, prompts get at most `prefill_chunk` tokens per step, so that a long
 prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have separate steps, one after
@@ -27,8 +29,9 @@ With prompt lookup, decoding sequences get drafts of their next tokens, if the s
 cells that nothing else needs in the step, and only accepted tokens keep them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from anyserve_worker.core.options import SHORT_PROMPT
 from anyserve_worker.scheduling.chunk import Chunk
@@ -69,6 +72,12 @@ class Scheduler:
     """In the order of admission."""
     pace: StepPace = field(default_factory=StepPace)
     n_preempted: int = 0
+    tier: int = 0
+    """0, or a greater number for background work."""
+    spared_cells: int = 0
+    """Free cells that no new sequence takes, for sequences of lower tiers that run."""
+    make_way: Callable[[], bool] = lambda: False
+    """Preempts a sequence of a higher tier. Returns False if there is none."""
     _reserve: int = field(init=False, default=0)
     """Kept cells that no short prompt currently holds."""
     _score_rows_left: int = field(init=False, default=0)
@@ -90,11 +99,22 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """Returns the chunks of the next step. Empty if there is nothing to compute."""
+        self._count_kept()
         chunks = self._chunks()
         return self._with_drafts(chunks) if self.prompt_lookup else chunks
 
+    def schedule_part(self, max_decodes: int, prompt_tokens: Callable[[int], int], score_rows: int = 0) -> list[Chunk]:
+        """Returns chunks for a part of a step, with at most `max_decodes` decoding sequences, and no drafts.
+
+        `prompt_tokens` returns the maximum tokens of prompts beside a number of decoding sequences. At most
+        `score_rows` of them are of prompts whose log probabilities are requested.
+        """
+        decodes = list(islice(self._decodes(), max(0, max_decodes)))
+        if decodes and not self.mixes:
+            return decodes
+        return decodes + self._prompts(prompt_tokens(len(decodes)), score_rows)
+
     def _chunks(self) -> list[Chunk]:
-        self._count_kept()
         if self.mixes:
             decodes = list(self._decodes())
             return decodes + self._prompts(self.batch_tokens - len(decodes))
@@ -122,12 +142,13 @@ class Scheduler:
         """
         return self.pace.bound(n_tokens) if self.max_running > 1 else n_tokens
 
-    def _prompts(self, budget: int) -> list[Chunk]:
-        """Returns chunks of prompts with at most `budget` tokens."""
+    def _prompts(self, budget: int, score_rows: int | None = None) -> list[Chunk]:
+        """Returns chunks of prompts with at most `budget` tokens, `score_rows` of them (None: the usual number) of
+        prompts whose log probabilities are requested."""
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
         budget = self._bounded(budget)
-        self._score_rows_left = self.score_rows
+        self._score_rows_left = self.score_rows if score_rows is None else score_rows
         admission = _Admission(self)
         shares: dict[Sequence, int] = {}
 
@@ -199,7 +220,7 @@ class Scheduler:
                 sequence.lookup.record(len(chunk.draft), n_accepted)
                 self.cache.accept(sequence.seq_id, sequence.n_computed)
             self.cache.commit(sequence.seq_id, sequence.n_computed)
-        self.cache.pass_time(len(chunks))
+        self.cache.pass_time(len(chunks), tier=self.tier)
 
     # ---- Ends
 
@@ -214,11 +235,15 @@ class Scheduler:
         """Frees cells after the model found none for a step. Returns False if nothing can be freed."""
         if self.cache.evict_all():
             return True
-        if len(self.running) > 1:
-            self._preempt(self.running[-1])
-            self._admission_paused = True
-            return True
-        return False
+        return len(self.running) > 1 and self.preempt_last()
+
+    def preempt_last(self) -> bool:
+        """Preempts the sequence admitted last, and admits none until a step is computed. Returns False if none runs."""
+        if not self.running:
+            return False
+        self._preempt(self.running[-1])
+        self._admission_paused = True
+        return True
 
     # ---- Inside
 
@@ -236,6 +261,8 @@ class Scheduler:
             reserve = 0 if _is_short(sequence) else self._reserve
             if self.cache.grow(sequence.seq_id, len(sequence.tokens), reserve):
                 return True
+            if self.make_way():
+                continue
             # Preempting a short sequence frees kept cells, which a long one can't use.
             self._preempt(next(s for s in reversed(self.running) if not reserve or not _is_short(s)))
             self._count_kept()
@@ -258,14 +285,9 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Returns False if there is no room."""
-        acquired = self.cache.acquire(
-            sequence.tokens,
-            sequence.prefix_key,
-            reuse=not sequence.wants_scores,  # A cached prefix has no log probabilities.
-            reserve=0 if _is_short(sequence) else self._reserve,
-        )
-        if acquired is None:
-            return False
+        while (acquired := self._acquire(sequence)) is None:
+            if not self.make_way():
+                return False
         self.waiting.start(sequence, len(sequence.tokens) - acquired[1])
         self.running.append(sequence)
         sequence.seq_id, sequence.n_computed = acquired
@@ -274,11 +296,20 @@ class Scheduler:
         self._count_kept()
         return True
 
+    def _acquire(self, sequence: Sequence) -> tuple[int, int] | None:
+        return self.cache.acquire(
+            sequence.tokens,
+            sequence.prefix_key,
+            reuse=not sequence.wants_scores,  # A cached prefix has no log probabilities.
+            reserve=self.spared_cells if _is_short(sequence) else self._reserve + self.spared_cells,
+            tier=self.tier,
+        )
+
     def _computing_prefix(self, sequence: Sequence) -> tuple[Sequence, int] | None:
         """Returns (running sequence, missing tokens) if the sequence computes a prefix that is worth waiting for."""
         if sequence.wants_scores:
             return None
-        seq_id, promised = self.cache.promised_prefix(sequence.tokens, sequence.prefix_key)
+        seq_id, promised = self.cache.promised_prefix(sequence.tokens, sequence.prefix_key, tier=self.tier)
         if promised < MIN_SHARED_PREFIX:
             return None
         _, n_cached = self.cache.best_prefix(sequence.tokens, sequence.prefix_key)

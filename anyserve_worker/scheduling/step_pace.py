@@ -27,3 +27,11 @@ class StepPace:
         if self._seconds <= 0:
             return n_tokens
         return min(n_tokens, max(MIN_STEP_TOKENS, int(STEP_SECONDS * self._tokens / self._seconds)))
+
+    def tokens_within(self, seconds: float) -> int:
+        """Returns the tokens that a step of `seconds` computes: 0 if no step was measured."""
+        return max(0, int(seconds * self._tokens / self._seconds)) if self._seconds > 0 else 0
+
+    def seconds(self, n_tokens: int) -> float:
+        """Returns the predicted time of a step: 0 if none was measured."""
+        return n_tokens * self._seconds / self._tokens if self._tokens else 0.0

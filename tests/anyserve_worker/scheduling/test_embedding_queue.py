@@ -15,8 +15,8 @@ from tests.anyserve_worker.fakes import FakeVectorRunner
 MEAN, CLS, LAST = contract.POOLINGS
 
 
-def job(*tokens: int, pooling: str = MEAN, caller: str = "") -> EmbeddingJob:
-    return EmbeddingJob(array("i", tokens), pooling, caller)
+def job(*tokens: int, pooling: str = MEAN, caller: str = "", priority: int = 0) -> EmbeddingJob:
+    return EmbeddingJob(array("i", tokens), pooling, caller, priority)
 
 
 def run_all(queue: EmbeddingQueue, jobs: Sequence[EmbeddingJob]) -> list[EmbeddingJob]:
@@ -174,3 +174,61 @@ def test_an_embedding_is_cut_before_it_is_normalized(finished: EmbeddingJob) -> 
 def test_a_zero_vector_is_not_normalized(finished: EmbeddingJob) -> None:
     finished.vector = np.zeros(3)
     assert finished_vector(finished, normalize=True, dimensions=None).tolist() == [0, 0, 0]
+
+
+# ---- Background work
+
+BATCH = contract.BATCH_PRIORITY
+
+
+def test_background_jobs_have_batches_of_their_own() -> None:
+    queue = EmbeddingQueue(FakeVectorRunner())
+    line, text = job(1, 2, priority=BATCH), job(3, 4)
+    queue.add(line)
+    queue.add(text)
+    assert [part.job for part in queue.schedule()] == [text]
+    assert [part.job for part in queue.schedule(background=True)] == [line]
+    assert not queue.is_idle(background=True)
+    assert not queue.is_idle(background=False)
+
+
+@pytest.mark.parametrize(("n_cells", "n_sequences"), [(60, 4), (100, 1)])
+def test_a_partly_read_background_job_makes_room(n_cells: int, n_sequences: int) -> None:
+    runner = FakeVectorRunner(n_batch=16, n_cells=n_cells, n_sequences=n_sequences)
+    queue = EmbeddingQueue(runner)
+    line, text = job(*range(40), priority=BATCH), job(*range(50))
+    queue.add(line)
+    queue.run(queue.schedule(background=True), 1)
+    assert line.n_computed == 16
+    queue.add(text)
+    finished: list[EmbeddingJob] = []
+    while not queue.is_idle(background=False):
+        finished += queue.run(queue.schedule(), 1)
+    assert (line.n_computed, line.vector) == (0, None)
+    while not queue.idle:
+        finished += queue.run(queue.schedule(background=True), 1)
+    assert finished == [text, line]
+    assert vector(line) == [19.5, 19.5, 1]
+    assert not runner.sequences
+
+
+def test_flex_jobs_come_before_those_of_batches() -> None:
+    queue = EmbeddingQueue(FakeVectorRunner(n_batch=2))
+    line, flex = job(1, 2, priority=BATCH), job(3, 4, priority=contract.FLEX_PRIORITY)
+    for item in (line, flex):
+        queue.add(item)
+    finished: list[EmbeddingJob] = []
+    while not queue.idle:
+        finished += queue.run(queue.schedule(background=True), 1)
+    assert finished == [flex, line]
+
+
+def test_a_removed_background_job_frees_its_sequence() -> None:
+    runner = FakeVectorRunner(n_batch=16)
+    queue = EmbeddingQueue(runner)
+    line = job(*range(40), priority=BATCH)
+    queue.add(line)
+    queue.run(queue.schedule(background=True), 1)
+    queue.remove(line)
+    assert queue.idle
+    assert not runner.sequences

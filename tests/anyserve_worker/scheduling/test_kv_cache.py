@@ -460,7 +460,7 @@ def test_only_a_sequence_with_the_same_key_counts_as_missing_an_eviction() -> No
         c.keep(STORY, key=OTHER_ADAPTER)
         c.cache.pass_time(10**6)
         c.run(STORY, key=key)
-        return c.cache._idle_limit.tokens
+        return c.cache._idle_limits[0].tokens
 
     assert limit_after(TEXT_KEY) < FIRST_IDLE_TOKENS < limit_after(OTHER_ADAPTER)
 

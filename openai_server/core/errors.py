@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 from types import MappingProxyType
 from typing import Any, TypedDict
 
@@ -115,6 +115,19 @@ class NoChatTemplate(TaskNotSupported):
         )
 
 
+class OnlyChats(TaskNotSupported):
+    """A prompt for a model that takes conversations only. `param`: the client's field with the prompt."""
+
+    def __init__(self, model: str, param: str) -> None:
+        InvalidRequest.__init__(
+            self,
+            f"The model '{shortened(model)}' takes conversations, not prompts: use /v1/chat/completions, /v1/responses "
+            "or /v1/messages.",
+            param=param,
+            code="unsupported_task",
+        )
+
+
 class UnknownDialect(InvalidRequest):
     """No dialect fits the model's tensors."""
 
@@ -180,6 +193,7 @@ class BodyTooComplex(APIError):
 
 class BodyTooSlow(APIError):
     def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         super().__init__(408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout")
 
 
@@ -219,6 +233,19 @@ class Overloaded(APIError):
             429,
             "The server has too many requests at the moment; please try again.",
             code="server_overloaded",
+            headers={"retry-after": str(min(max(1, ceil(wait)), MAX_RETRY_AFTER))},
+        )
+
+
+class NoFlexCapacity(APIError):
+    """No capacity for a request of the tier `flex` at the moment, or its caller has as many as it may."""
+
+    def __init__(self, wait: float = 1) -> None:
+        super().__init__(
+            429,
+            "The server has no capacity for this request in the service tier 'flex' at the moment; please try again, "
+            "or use another tier.",
+            code="resource_unavailable",
             headers={"retry-after": str(min(max(1, ceil(wait)), MAX_RETRY_AFTER))},
         )
 
@@ -279,6 +306,8 @@ class BackendError(Exception):
 
     tried: frozenset[tuple[Any, str]] = frozenset()
     """Pool members that returned this error, each with the model that was called."""
+    is_loss = False
+    """Whether the backend was lost while it worked on the request, which may be the reason."""
 
     def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
         message = shortened(message, MAX_BACKEND_MESSAGE)  # the message of a stream's error may be long
@@ -359,7 +388,9 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
         param = param or params.get(contract.PROMPT.name)
     if param:
-        # The message names the client's field instead of the tensor.
+        # The message names the client's field instead of the tensor, or of the field in the chat's form.
+        if error.tensor == contract.BODY.name:
+            message = message.replace(f"'{part}'", f"'{param}'")
         function = guide_parts.function_of(part) if part in params else ""
         field = f"'{param}' of the function '{function}'" if function else f"'{param}'"
         message = message.replace(f"tensor '{error.tensor}'", field, 1)
@@ -372,9 +403,18 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
         http.message or message or _FAILED,
         param=param,
         code=error.reason or http.code,
-        headers={"retry-after": http.retry_after} if http.retry_after else None,
+        headers={"retry-after": _retry_after(error, http.retry_after)} if http.retry_after else None,
         room=room,
     )
+
+
+def _retry_after(error: BackendError, otherwise: str) -> str:
+    """Seconds after which the client should retry; `otherwise` if the backend reports no valid number."""
+    try:
+        seconds = float(error.details.get(contract.ERROR_RETRY_AFTER, ""))
+    except ValueError:
+        return otherwise
+    return str(ceil(min(max(seconds, 1), MAX_RETRY_AFTER))) if isfinite(seconds) else otherwise
 
 
 _EXCERPT = re.compile(r"\n *\d+ \| ")

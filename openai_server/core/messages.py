@@ -4,6 +4,7 @@ PURE. The Structs have the form of OpenAI's chat messages, which chat templates 
 into them. Other APIs translate into them.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import orjson
@@ -44,7 +45,39 @@ class AnswerPart(TextPart, tag="text"):
     reasoning: str | None = None
 
 
-Content = str | Annotated[list[TextPart | InputTextPart | OutputTextPart], Meta(min_length=1, max_length=MAX_PARTS)]
+class PromptFile(Struct):
+    """Where a file's bytes are: in the store, or in the request."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    """Base64, or a data URL."""
+    filename: str | None = None
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    """A file that stands for its text, which replaces it before the messages are used: api/prompt_files."""
+
+    file: PromptFile
+
+    @property
+    def text(self) -> str:
+        raise RuntimeError("a file of the request has not been read")
+
+
+class NamedFile(FilePart, tag="file"):
+    """A file as other APIs than the chat name it."""
+
+    field: str = ""
+    """Path of the file's id, data or URL in the request."""
+    url: str | None = None
+    context: str | None = None
+    """The client's remark about the file."""
+    title: str | None = None
+    """Replaces the file's name in the prompt."""
+
+
+ContentPart = TextPart | InputTextPart | OutputTextPart | FilePart
+Content = str | Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
 AnyAnswerPart = AnswerPart | InputTextPart | OutputTextPart | RefusalPart
 AnswerContent = str | Annotated[list[AnyAnswerPart], Meta(max_length=MAX_PARTS)]
 
@@ -128,6 +161,20 @@ class FunctionMessage(Struct, tag_field="role", tag="function"):
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
+
+
+def size_of(messages: Sequence[Message]) -> int:
+    """Characters of the messages' texts and of the arguments of their calls."""
+    return sum(_size_of(message) for message in messages)
+
+
+def _size_of(message: Message) -> int:
+    content = message.content or ""
+    size = len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
+    if isinstance(message, AssistantMessage):
+        size += len(message.reasoning_content or "")
+        size += sum(len(call.function.arguments) for call in message.tool_calls or ())
+    return size
 
 
 def text_of(message: Message) -> str:

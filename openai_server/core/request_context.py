@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from openai_server.core import current_request
 from openai_server.core.routing import NO_ROUTING, Routing
+from openai_server.core.tiers import DEFAULT, Tier
 from openai_server.core.usage import Usage
 from protos import contract
 
@@ -25,6 +26,10 @@ class Access(Protocol):
     @property
     def caller_id(self) -> str:
         """Id of the caller; slots and turns are shared fairly between callers."""
+
+    @property
+    def owner(self) -> str:
+        """Id of the API key's owner, which stored objects belong to; empty without API keys."""
 
     def share_as(self, fairness_id: str) -> None:
         """Sets the caller's id if there are no API keys. Limits stay those of all requests together."""
@@ -51,8 +56,11 @@ class Access(Protocol):
     def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
         """Sets how far the answers came: usage of the complete ones, and the output tokens of all."""
 
+    def take_tier(self, name: str) -> Tier:
+        """The tier in which a request runs that requests this one. Raises NoFlexCapacity."""
+
     async def __aenter__(self) -> None:
-        """Raises Overloaded."""
+        """Raises Overloaded and NoFlexCapacity."""
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None: ...
 
@@ -97,6 +105,10 @@ class RequestContext(Struct, eq=False):
     """Parameters in the path, such as `model`, by name."""
     access: Access = cast(Access, None)
     """Set by the dispatcher; None on the port for health and metrics."""
+    tier: Tier = DEFAULT
+    """The service tier in which the request runs."""
+    answer_key: str = ""
+    """The end of the answer's id, which is the same each time that a line of a batch runs; empty: any."""
     status: int = 0
     """HTTP status. A stream that failed midway has the status that an error response would have had; 499 if the client
     left before the end."""

@@ -87,6 +87,10 @@ class Guide(Struct, frozen=True, kw_only=True):
     field: str = ""
     """The client's field, for error messages; empty if there is no guide."""
     json_schema: dict[str, Any] | None = None
+    name: str = ""
+    """The client's name for the schema; empty: it has none."""
+    description: str = ""
+    """The client's description of the schema."""
     strict: bool = False
     """Whether a schema keyword that can't be enforced is an error. Otherwise it is ignored."""
     whitespace: str | None = None
@@ -134,8 +138,12 @@ class Turn(Struct, kw_only=True):
     prompts: Sequence[Prompt] = ()
     """Prompts, each with its own answer."""
     messages: Sequence[Message] = ()
+    in_items: bool = False
+    """Whether the client sent the conversation as items of the Responses API."""
     drops_oldest: bool = False
     """Whether to drop the oldest messages if the prompt doesn't fit into the context."""
+    file_bytes: int = 0
+    """Bytes of the texts of files in the messages that the request's body doesn't contain."""
     tools: Sequence[Tool] = ()
     """All tools in the request, whether or not the answer may call them."""
     tool_use: ToolUse | None = None
@@ -170,6 +178,9 @@ class Turn(Struct, kw_only=True):
     """Whether the answer begins with the prompt."""
     suffix: str | None = None
     """Text that follows the answer."""
+    extras: Mapping[str, Any] = {}
+    """Fields of the request that only a backend which takes chats may follow, such as `user`, by their names in a
+    chat."""
     reports_stop: bool = False
     """Whether the events include the stop string that ended a choice, if the backend can report it."""
     names: Mapping[str, str]
@@ -190,6 +201,12 @@ class Turn(Struct, kw_only=True):
     def chooses_best(self) -> bool:
         """Whether more choices are generated than returned."""
         return self.n_generated > self.n_returned
+
+    @property
+    def allowed_tools(self) -> frozenset[str] | None:
+        """Names of the tools that the answer may call, if the turn has others. None: calls are not restricted."""
+        allowed = self.tool_use.tools if self.tool_use else ()
+        return frozenset(tool.name for tool in allowed) if len(allowed) < len(self.tools) else None
 
     def name(self, field: str) -> str:
         """The client's name for a field of the turn, for error messages."""

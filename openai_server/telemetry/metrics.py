@@ -8,7 +8,7 @@ With `--workers`, a scrape of one process returns the sums of all: see `sharing.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cache
+from functools import cache, cached_property
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -21,6 +21,7 @@ from openai_server.core.load import BackendLoad
 from openai_server.core.request_context import RequestContext
 from openai_server.telemetry import load, sharing, vllm_names
 from openai_server.telemetry.processes import ProcessesCollector
+from openai_server.telemetry.store_metrics import StoreMetrics
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the time at which each series began, which would double the number of series
 
@@ -117,7 +118,15 @@ class Metrics:
         self._queued = _level(
             Gauge(
                 load.OWN_QUEUE,
-                "Requests queued for a slot.",
+                "Requests queued for a slot, without background work.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            )
+        )
+        self._queued_in_background = _level(
+            Gauge(
+                "openai_server_requests_deferred",
+                "Background work queued for a slot: requests with the service tier flex, and lines of batches.",
                 registry=registry,
                 multiprocess_mode="livesum",
             )
@@ -132,7 +141,8 @@ class Metrics:
         )
         self._queue_seconds = Histogram(
             "openai_server_queue_seconds",
-            "Time spent queued for a slot, including rejected requests; requests admitted at once are not counted.",
+            "Time spent queued for a slot, including rejected requests; requests admitted at once are not counted, nor "
+            "is background work.",
             registry=registry,
             buckets=QUEUE,
         )
@@ -203,6 +213,11 @@ class Metrics:
         if not sharing.is_shared():
             ProcessCollector(registry=registry)
 
+    @cached_property
+    def store(self) -> StoreMetrics:
+        """Metrics that exist from the first access on: a server without a store doesn't have them."""
+        return StoreMetrics(self._registry)
+
     # ---- Events
 
     def begin(self, context: RequestContext) -> None:
@@ -214,8 +229,8 @@ class Metrics:
     def admitted(self, n: int) -> None:
         self._admitted.inc(n)
 
-    def queued(self, n: int) -> None:
-        self._queued.inc(n)
+    def queued(self, n: int, *, in_background: bool = False) -> None:
+        (self._queued_in_background if in_background else self._queued).inc(n)
 
     def waited(self, seconds: float) -> None:
         self._queue_seconds.observe(seconds)

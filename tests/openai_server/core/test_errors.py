@@ -76,3 +76,25 @@ def test_a_backends_traceback_is_logged_and_not_sent(
 
 def test_the_message_about_missing_text_models_has_single_spaces() -> None:
     assert "  " not in NoTextModel(["a", "b"]).message
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "header"),
+    [
+        ("RESOURCE_EXHAUSTED", "7", "7"),
+        ("RESOURCE_EXHAUSTED", "1.2", "2"),
+        ("UNAVAILABLE", "0", "1"),
+        ("UNAVAILABLE", "-5", "1"),
+        ("UNAVAILABLE", "86400", "60"),
+        ("UNAVAILABLE", "soon", "1"),
+        ("UNAVAILABLE", "nan", "1"),
+        ("UNAVAILABLE", "inf", "1"),
+        ("UNAVAILABLE", "", "1"),
+        ("INTERNAL", "7", None),
+    ],
+)
+def test_the_wait_that_a_backend_reports_is_the_retry_after_header(
+    status: str, seconds: str, header: str | None
+) -> None:
+    error = from_backend(BackendError(status, "m", {"error_retry_after": seconds}), {})
+    assert error.headers.get("retry-after") == header

@@ -1,0 +1,1 @@
+"""The store: responses, conversations and background runs that outlive a request and the process that answered it."""

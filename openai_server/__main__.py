@@ -58,7 +58,7 @@ def run(config: Config) -> None:
         reached = ", ".join(addresses.endpoint(host, port) for host in public)
         log.warning("no API key is set: any client that can reach %s has access", reached)
     if config.workers > 1:
-        if not config.item_key and config.item_key_file is None:
+        if not config.item_key and config.item_key_file is None and config.store is None:
             config = replace(config, item_key=(new_key(),))  # all processes need the same key
         _supervise(config, listeners, admin)
     else:

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 from secrets import token_hex
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
@@ -17,15 +19,18 @@ from openai_server.access.admission import Admission
 from openai_server.access.caps import Caps
 from openai_server.access.cors import Cors
 from openai_server.access.gate import Gate
-from openai_server.access.item_keys import ItemKeys
+from openai_server.access.item_keys import ItemKeys, new_key
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
+from openai_server.access.tier_limits import TierLimits
 from openai_server.access.turns import FairThreads
-from openai_server.api import registry
+from openai_server.api import registry, store_report
 from openai_server.api.bodies.reader import Bodies
 from openai_server.api.dispatcher import AdministrationPort, Dispatcher
 from openai_server.api.docs.endpoint import PAGE
+from openai_server.api.file_limits import FileLimits
 from openai_server.api.generation import Generator
+from openai_server.api.prompt_files.settings import PromptFileSettings
 from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.choose import Dialects
@@ -34,6 +39,7 @@ from openai_server.backends.model_settings import ModelSettings
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.sealing import Sealer
+from openai_server.core.store_errors import StoreAway
 from openai_server.http.lifespan import lifespan
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry import sharing
@@ -41,8 +47,11 @@ from openai_server.telemetry.observer import Observer
 from openai_server.tokenizing.tokenizers import Tokenizers
 
 if TYPE_CHECKING:
+    from openai_server.api.batches.service import Batches
+    from openai_server.api.responses.background.service import Background
     from openai_server.backends.dialects.mapping.schema import MappingFile
     from openai_server.prompting.planner import ChatPlanner
+    from openai_server.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +62,10 @@ TOKENIZING_THREADS = 2
 don't wait for them."""
 MAX_PLANNED = 4096
 """Maximum number of chats, or texts, in the queue for one of these threads."""
+RETRY_SECONDS = 1.0
+"""Time until the store is tried again."""
+DAY = 86400.0
+"""Seconds."""
 CANCEL_SECONDS = 1.0
 """Seconds for cancelled requests to send their last response."""
 
@@ -83,6 +96,7 @@ class App:
             queue_timeout=config.queue_timeout,
             max_held=config.max_inflight_body_bytes,
             meter=self.observer.metrics,
+            tier_limits=TierLimits(max_priority=config.max_priority_requests, max_flex=config.max_flex_requests),
         )
         caps = Caps(
             output_tokens=config.max_output_tokens,
@@ -103,20 +117,31 @@ class App:
         )
         planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
+        self._is_store_open = False
         self._item_keys = ItemKeys(config.item_key, config.item_key_file)
         self.services = Services(
             pool=backend,
             catalog=catalog,
             planner=planner,
-            generator=Generator(backend, catalog, planner, caps, ping_interval=config.ping_interval),
+            generator=Generator(
+                backend, catalog, planner, caps, threads, ping_interval=config.ping_interval, new_id=_new_call_id
+            ),
             threads=threads,
             bodies=bodies,
             sealer=Sealer(lambda: self._item_keys.keys),
             observer=self.observer,
             load_reports=LoadReports(backend),
+            caps=caps,
+            prompt_files=PromptFileSettings(
+                max_tokens=config.max_file_tokens,
+                url_prefixes=config.file_url,
+                allows_private=config.file_url_private,
+            ),
             clock=time.time,
             tokenizers=tokenizers,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
+            store=_store(config, self.observer),
+            file_limits=FileLimits(file_bytes=config.max_file_bytes, upload_bytes=config.max_upload_bytes),
             endpoints=tuple(
                 endpoint
                 for endpoint in registry.ENDPOINTS
@@ -137,13 +162,66 @@ class App:
         self._watches = [backend.watch, catalog.watch, self.gate.key_ring.watch, self._item_keys.watch, *watches]
         if sharing.is_shared():
             self._watches.append(self._share_unreported)
+        if (store := self.services.store) is not None:
+            self.services.background = self._background(store, config)
+            self.services.batches = self._batches(store, config)
+            self._watches += [
+                store.watch,
+                partial(self._share_item_key_later, store),
+                self.services.background.runner.run,
+                self.services.batches.run,
+                partial(store_report.report, store, self.observer.metrics.store),
+            ]
+
+    def _background(self, store: "Store", config: Config) -> "Background":
+        from openai_server.api.responses.background.service import Background  # few servers need it
+
+        drain_seconds = config.drain_delay + config.drain_timeout
+        return Background(
+            self.services, store, self.gate.enter_as, limit=config.max_background, drain_seconds=drain_seconds
+        )
+
+    def _batches(self, store: "Store", config: Config) -> "Batches":
+        from openai_server.api.batches.service import Batches  # few servers need it
+
+        drain_seconds = config.drain_delay + config.drain_timeout
+        return Batches(
+            self.services, store, self.gate.enter_line, limit=config.batch_concurrency, drain_seconds=drain_seconds
+        )
+
+    async def open_store(self) -> None:
+        """Opens the store, if there is one, before the server starts. Raises BadStore."""
+        if (store := self.services.store) is not None and not self._is_store_open:
+            await store.open()
+            self._is_store_open = True
+            if not store.is_away:
+                with suppress(StoreAway):
+                    await self._share_item_key(store)
+
+    async def _share_item_key(self, store: "Store") -> None:
+        """Seals items with a key in the store, unless an option sets one: stored summaries outlive this process. Raises
+        StoreAway."""
+        if self._item_keys.is_temporary:
+            self._item_keys.share(await store.secret("item_key", new_key()))
+
+    async def _share_item_key_later(self, store: "Store") -> None:
+        """Tries until the store answers."""
+        while True:
+            with suppress(StoreAway):
+                return await self._share_item_key(store)
+            await asyncio.sleep(RETRY_SECONDS)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
+        await self.open_store()
         watches = [asyncio.ensure_future(watch()) for watch in self._watches]
         try:
             yield
         finally:
+            if self.services.batches is not None:
+                await self.services.batches.close()
+            if self.services.background is not None:
+                await self.services.background.close()
             if requests := self._dispatcher.running:  # uvicorn has cancelled them, and doesn't wait for their end
                 await asyncio.wait(requests, timeout=CANCEL_SECONDS)
             for watch in watches:
@@ -154,6 +232,10 @@ class App:
             self.services.load_reports.close()
             await self.services.bodies.close()
             await self.services.pool.close()
+            if self.services.store is not None:
+                if storing := self.services.storing:
+                    await asyncio.wait(storing, timeout=CANCEL_SECONDS)
+                await self.services.store.close()
             await asyncio.to_thread(self.observer.close)
 
     async def _share_unreported(self) -> None:
@@ -176,6 +258,25 @@ def model_settings(config: Config, tokenizers: Tokenizers) -> ModelSettings:
     )
 
 
+def _store(config: Config, observer: Observer) -> "Store | None":
+    if config.store is None:
+        return None
+    from openai_server.store.store import Store, StoreSettings  # few servers need it
+
+    settings = StoreSettings(
+        url=config.store,
+        blobs=config.blobs,
+        retention=config.store_retention * DAY,
+        max_objects=config.store_max_objects,
+        max_bytes=config.store_max_bytes,
+        max_file_bytes=config.store_max_file_bytes,
+        max_upload_parts=config.max_upload_parts,
+        max_batches=config.max_batches,
+    )
+    runner = f"{gethostname()}-{os.getpid()}-{token_hex(4)}"
+    return Store(settings, runner=runner, observe=observer.metrics.store.observe)
+
+
 def _mapping_files(config: Config) -> "list[MappingFile]":
     """The files of --mapping. Raises BadMapping."""
     if not config.mapping:
@@ -183,6 +284,10 @@ def _mapping_files(config: Config) -> "list[MappingFile]":
     from openai_server.backends.dialects.mapping.load import load  # few servers need it
 
     return [load(path) for path in config.mapping]
+
+
+def _new_call_id() -> str:
+    return f"call_{token_hex(12)}"
 
 
 def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
@@ -200,7 +305,7 @@ def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
     )
     planner = Planner(
         templates,
-        new_id=lambda: f"call_{token_hex(12)}",
+        new_id=_new_call_id,
         refuses_markup=config.forged_markup == "refuse",
     )
     return ChatPlanner(templates, planner, threads)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import click
 
@@ -102,7 +102,10 @@ def describe(model: Model, settings: ModelSettings) -> Iterator[tuple[str, str]]
     yield "dialect", f"{model.dialect.name}: {model.reason}"
     yield "call", explanation.rpc
     yield from explanation.inputs.items()
-    names = (CLIENT_FIELDS.get(spec.name, spec.name) for spec in contract.INPUTS if spec.name not in explanation.inputs)
+    names: Iterable[str] | None = explanation.refused
+    if names is None:
+        others = (spec.name for spec in contract.INPUTS if spec.name not in explanation.inputs)
+        names = (CLIENT_FIELDS.get(name, name) for name in others)
     yield "refused", ", ".join(filter(None, names)) or "nothing"
     yield "text", explanation.text
     yield "end of a stream", explanation.end

@@ -15,6 +15,9 @@ from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
 from openai_server.config import METRICS_NAMES, Config, EmptyVariableOption, count, file, option, path, seconds
 from openai_server.core.model_files import EVERY_MODEL, TemplateFile, TokenizerFolder
+from openai_server.prompt_file_options import PROMPT_FILE_OPTIONS
+from openai_server.store_options import STORE_OPTIONS
+from openai_server.store_options import check as check_store
 from openai_server.tokenizing import folder
 
 
@@ -209,7 +212,11 @@ OPTIONS = (
         "reads markup; `refuse` responds with 400. Other backends read such a field as plain text in either case.",
         type=click.Choice(("allow", "refuse")),
     ),
-    option("--request-timeout", "Time limit for the response to one prompt; 0 is no limit.", **seconds(0)),
+    option(
+        "--request-timeout",
+        "Time limit for the response to one prompt, except in lines of batches; 0 is no limit.",
+        **seconds(0),
+    ),
     option("--lookup-timeout", "Time limit for requests for the backend's health or models.", **seconds()),
     option(
         "--ping-interval",
@@ -268,6 +275,8 @@ OPTIONS = (
     ),
     option("--docs/--no-docs", "Serve the API reference at /docs, a page that can also send requests."),
     *ACCESS_OPTIONS,
+    *STORE_OPTIONS,
+    *PROMPT_FILE_OPTIONS,
     option("--log-level", "Minimum log level.", type=click.Choice(["debug", "info", "warning", "error"])),
     option("--log-format", "Log plain text lines or JSON objects.", type=click.Choice(logs.FORMATS)),
     option(
@@ -296,6 +305,7 @@ def command(run: Callable[[Config], None]) -> click.Command:
     def callback(action: str | None, healthcheck: bool, **values: Any) -> None:
         config = Config(**values)
         _check_dialects(config)
+        check_store(config)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
             raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
         if 0 < config.max_inflight_body_bytes < config.max_body_bytes:

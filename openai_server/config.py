@@ -55,6 +55,19 @@ class Config:
     api_key_file: Path | None = None
     item_key: tuple[str, ...] = field(default=(), repr=False)
     item_key_file: Path | None = None
+    store: str | None = field(default=None, repr=False)
+    blobs: Path | None = None
+    store_retention: float = 30
+    """Days."""
+    store_max_objects: int = 1_000_000
+    store_max_bytes: int = 16 << 30
+    max_file_bytes: int = 512 << 20
+    store_max_file_bytes: int = 64 << 30
+    max_upload_bytes: int = 8 << 30
+    max_upload_parts: int = 10_000
+    max_background: int = 64
+    max_batches: int = 100
+    batch_concurrency: int = 32
     cors_origin: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -67,12 +80,17 @@ class Config:
     max_concurrency: int = 1024
     max_queue: int = 1024
     queue_timeout: float = 30
+    max_priority_requests: int = 4
+    max_flex_requests: int = 64
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     max_output_tokens: int = 0
     max_n: int = 128
     max_prompt_chars: int = 4 << 20
     max_schema_bytes: int = 256 << 10
+    max_file_tokens: int = 0
+    file_url: tuple[str, ...] = ()
+    file_url_private: bool = False
     drain_delay: float = 0
     drain_timeout: int = 25
     admin_port: int | None = None

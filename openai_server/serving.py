@@ -27,6 +27,7 @@ from openai_server.http.connection import connection
 from openai_server.http.forwarded import Forwarded
 from openai_server.http.server import Server
 from openai_server.http.tls import TLS, TLSError
+from openai_server.store.errors import BadStore
 from openai_server.tokenizing.tokenizers import BadTokenizer
 
 SWITCH_INTERVAL = 0.001
@@ -75,12 +76,15 @@ async def _serve(
     try:
         tls = TLS(config.tls_files) if config.tls_files else None
         app = App(config, backends(config), watches=[tls.watch] if tls else [])
+        await app.open_store()
     except TLSError as error:  # the files were good when the first process started
         raise click.ClickException(str(error)) from error
     except BadKeys as error:
         raise click.ClickException(f"--api-key-file '{config.api_key_file}': {error}.") from error
     except BadItemKeys as error:
         raise click.ClickException(f"--item-key-file '{config.item_key_file}': {error}.") from error
+    except BadStore as error:
+        raise click.ClickException(f"--store: {error}.") from error
     except BadTokenizer as error:
         raise click.ClickException(f"--tokenizer: {error}.") from error
     served = uvicorn.Config(

@@ -1,14 +1,22 @@
 """Decides which requests run, wait, or are refused: a bounded number at a time, fair between callers.
 
-PURE. A free slot goes to the caller with the fewest running requests; ties go to the caller served least recently. Each
-caller's own requests run in the order of their arrival. When the queue is full, a new request replaces the newest
-waiting request of the caller with the most requests, unless its own caller would then have as many.
+PURE. A free slot goes to the most urgent class of requests, and in it to the caller with the fewest running requests of
+that class; ties go to the caller served least recently. Each caller's own requests of a class run in the order of their
+arrival. Background work leaves some slots free, so that a request of another class gets one at once.
+
+When the queue is full, a new request replaces waiting background work. Otherwise it replaces the newest waiting request
+of the caller with the most requests of its class or a less urgent one, unless its own caller would then have as many.
 """
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+
+from openai_server.core.tiers import Urgency
+
+RESERVED = 1 / 4
+"""The part of the slots that background work leaves free; at least one slot, if there are several."""
 
 
 class State(Enum):
@@ -24,11 +32,14 @@ class Ticket:
 
     caller: str
     decided: Callable[[], None] = lambda: None
+    urgency: Urgency = Urgency.ORDINARY
     state: State = State.NEW
 
 
 @dataclass(slots=True, eq=False)
 class _Caller:
+    """The requests of one class of one caller."""
+
     running: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
     turn: int = 0
@@ -39,34 +50,63 @@ class _Caller:
         return self.running + len(self.waiting)
 
 
+@dataclass(slots=True, eq=False)
+class _Class:
+    """The requests of one urgency."""
+
+    max_running: int
+    """Number of running requests of all classes below which one of this class may start; 0 is no limit."""
+    callers: dict[str, _Caller] = field(default_factory=dict)
+    """Callers with a running or waiting request, by id."""
+    waiting: int = 0
+
+    def largest(self) -> _Caller:
+        """The caller with the most requests among those that wait."""
+        return max((caller for caller in self.callers.values() if caller.waiting), key=lambda caller: caller.load)
+
+    def next(self) -> _Caller:
+        """The caller that gets the next slot."""
+        waiting = (caller for caller in self.callers.values() if caller.waiting)
+        return min(waiting, key=lambda caller: (caller.running, caller.turn))
+
+
 class Admission:
     """Slots for `max_running` requests (0 is no limit), and a queue for `max_waiting`."""
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
-        self._max_running = max_running
         self._max_waiting = max_waiting
-        self._callers: dict[str, _Caller] = {}
-        """Callers with a running or waiting request, by id."""
+        in_background = max_running - max(1, int(max_running * RESERVED)) if max_running > 1 else max_running
+        self._classes = (_Class(max_running), _Class(max_running), _Class(in_background))
         self._turn = 0
         self.running = 0
         self.waiting = 0
+        """Waiting requests of all classes."""
+
+    @property
+    def waiting_for_any(self) -> int:
+        """Waiting requests without background work: those that get the next free slots."""
+        return self.waiting - self._classes[Urgency.BACKGROUND].waiting
 
     def arrive(self, ticket: Ticket) -> None:
-        caller = self._callers.get(ticket.caller)
+        of_class = self._classes[ticket.urgency]
+        caller = of_class.callers.get(ticket.caller)
         if caller is None:
-            caller = self._callers[ticket.caller] = _Caller()
-        if not self._max_running or self.running < self._max_running:  # then the queue is empty
+            caller = of_class.callers[ticket.caller] = _Caller()
+        limit = of_class.max_running
+        if not limit or self.running < limit:  # then no request of the class waits
             self._run(caller, ticket)
-        elif self.waiting < self._max_waiting or self._make_room(caller):
+        elif self.waiting < self._max_waiting or self._make_room(caller, ticket.urgency):
             ticket.state = State.WAITING
             caller.waiting.append(ticket)
+            of_class.waiting += 1
             self.waiting += 1
         else:
             self._refuse(ticket)
 
     def leave(self, ticket: Ticket) -> None:
         """Removes a request that has ended or no longer waits. Further calls have no effect."""
-        caller = self._callers.get(ticket.caller)
+        of_class = self._classes[ticket.urgency]
+        caller = of_class.callers.get(ticket.caller)
         if caller is None:
             return
         if ticket.state is State.RUNNING:
@@ -74,17 +114,22 @@ class Admission:
             self.running -= 1
         elif ticket.state is State.WAITING:
             caller.waiting.remove(ticket)
+            of_class.waiting -= 1
             self.waiting -= 1
         ticket.state = State.OVER
-        self._forget(ticket.caller)
-        if self.waiting and self.running < self._max_running:
+        self._forget(ticket)
+        if self.waiting:
             self._run_next()
 
     def _run_next(self) -> None:
-        waiting = [caller for caller in self._callers.values() if caller.waiting]
-        caller = min(waiting, key=lambda caller: (caller.running, caller.turn))
-        self.waiting -= 1
-        self._run(caller, caller.waiting.popleft())
+        for of_class in self._classes:
+            if of_class.waiting:
+                if self.running < of_class.max_running:
+                    of_class.waiting -= 1
+                    self.waiting -= 1
+                    caller = of_class.next()
+                    self._run(caller, caller.waiting.popleft())
+                return
 
     def _run(self, caller: _Caller, ticket: Ticket) -> None:
         self._turn += 1
@@ -94,25 +139,31 @@ class Admission:
         ticket.state = State.RUNNING
         ticket.decided()
 
-    def _make_room(self, newcomer: _Caller) -> bool:
-        waiting = [caller for caller in self._callers.values() if caller.waiting]
-        if not waiting:
-            return False
-        largest = max(waiting, key=lambda caller: caller.load)
-        if newcomer.load + 1 >= largest.load:
-            return False
-        self.waiting -= 1
-        self._refuse(largest.waiting.pop())
-        return True
+    def _make_room(self, newcomer: _Caller, urgency: Urgency) -> bool:
+        """Refuses a waiting request in favor of one of `newcomer`. Returns False if there is none to refuse."""
+        for lower in reversed(Urgency):
+            of_class = self._classes[lower]
+            if lower < urgency or not of_class.waiting:
+                continue
+            largest = of_class.largest()
+            is_above = lower is Urgency.BACKGROUND and urgency is not Urgency.BACKGROUND
+            if not is_above and newcomer.load + 1 >= largest.load:
+                continue
+            of_class.waiting -= 1
+            self.waiting -= 1
+            self._refuse(largest.waiting.pop())
+            return True
+        return False
 
     def _refuse(self, ticket: Ticket) -> None:
         ticket.state = State.OVER
-        self._forget(ticket.caller)
+        self._forget(ticket)
         ticket.decided()
 
-    def _forget(self, name: str) -> None:
-        if not self._callers[name].load:
-            del self._callers[name]
+    def _forget(self, ticket: Ticket) -> None:
+        callers = self._classes[ticket.urgency].callers
+        if not callers[ticket.caller].load:
+            del callers[ticket.caller]
 
 
 class Turnover:

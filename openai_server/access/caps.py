@@ -64,6 +64,11 @@ class Caps:
                     kind="string" if text else "array",
                 )
 
+    def check_length(self, field: str, n_characters: int) -> None:
+        """Checks the length of a conversation that is not rendered to a prompt. Raises AboveLimit."""
+        if self.prompt and n_characters > self.prompt:
+            raise AboveLimit(field, f"has more than {self.prompt} characters, this server's limit", kind="string")
+
     def _check_n(self, turn: Turn) -> None:
         for field, n in (("n_returned", turn.n_returned), ("n_to_send", turn.n_generated)):
             if n > self.n:

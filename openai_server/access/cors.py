@@ -10,6 +10,7 @@ Header = tuple[bytes, bytes]
 EXPOSED = ", ".join(
     (
         *("x-request-id", "request-id", "retry-after", "retry-after-ms"),
+        *("accept-ranges", "content-disposition", "content-range", "etag"),
         *(f"x-ratelimit-{name}-{unit}" for unit in ("requests", "tokens") for name in ("limit", "remaining", "reset")),
     )
 )

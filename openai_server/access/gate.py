@@ -15,8 +15,10 @@ from openai_server.access.cors import Cors
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
+from openai_server.access.tier_limits import TierLimits
 from openai_server.access.turns import decision
-from openai_server.core.errors import APIError, Overloaded
+from openai_server.core.errors import APIError, NoFlexCapacity, Overloaded
+from openai_server.core.tiers import BATCH, DEFAULT, FLEX, Tier, Urgency
 from openai_server.core.usage import Usage
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -29,11 +31,11 @@ class Meter(Protocol):
     def admitted(self, n: int) -> None:
         """1 when a request gets a slot, -1 when it leaves it."""
 
-    def queued(self, n: int) -> None:
+    def queued(self, n: int, *, in_background: bool) -> None:
         """1 when a request begins to wait for a slot, -1 when it no longer waits."""
 
     def waited(self, seconds: float) -> None:
-        """Time that a request waited for a slot, whether it got one or not."""
+        """Time that a request waited for a slot, whether it got one or not. Not called for background work."""
 
 
 class Gate:
@@ -52,6 +54,7 @@ class Gate:
         queue_timeout: float,
         max_held: int,
         meter: Meter,
+        tier_limits: TierLimits,
     ) -> None:
         self.key_ring = key_ring
         self.admission = admission
@@ -65,6 +68,7 @@ class Gate:
         self._held_by: dict[str, int] = {}
         """Bytes held by each caller; callers that hold none are left out."""
         self.meter = meter
+        self.tier_limits = tier_limits
 
     def holds_too_much(self, caller: str, n_bytes: int) -> bool:
         """Counts `n_bytes` more. Above the limit, true only for callers that hold more than their share."""
@@ -79,12 +83,30 @@ class Gate:
             if not self._held_by[caller]:
                 del self._held_by[caller]
 
-    def overloaded(self) -> Overloaded:
-        return Overloaded(self.turnover.wait(self.admission.waiting))
+    def overloaded(self, tier: Tier = DEFAULT) -> APIError:
+        """The error for a request of this tier that gets no slot."""
+        if tier.urgency is not Urgency.BACKGROUND:
+            return Overloaded(self.turnover.wait(self.admission.waiting_for_any))
+        wait = self.turnover.wait(self.admission.waiting)
+        return NoFlexCapacity(wait) if tier is FLEX else Overloaded(wait)
 
     def enter(self, method: str, headers: Headers) -> "RequestAccess":
         """Access of a request that has arrived, which must `end` in any case."""
         return RequestAccess(self, method, headers)
+
+    def enter_as(self, caller: Caller) -> "RequestAccess":
+        """Access of work that goes on without its request, which has been counted. It must `end` in any case."""
+        access = RequestAccess(self, "", ())
+        access.resume(caller)
+        return access
+
+    def enter_line(self, caller: Caller) -> "RequestAccess":
+        """Access of a line of the caller's batch, which must `end` in any case. Lines run in free slots only, and don't
+        count against the caller's rates: a batch must not keep its own owner out."""
+        access = RequestAccess(self, "", ())
+        access.caller, access.tier = caller, BATCH
+        access.is_counted = access.has_client = False
+        return access
 
 
 class RequestAccess:
@@ -92,7 +114,7 @@ class RequestAccess:
 
     __slots__ = (
         *("_account", "_fairness_id", "_gate", "_held", "_method", "_n_tokens", "_prompt_estimate", "_request_headers"),
-        *("_reserved", "_ticket", "_used", "caller", "headers"),
+        *("_reserved", "_ticket", "_used", "caller", "has_client", "headers", "is_counted", "tier"),
     )
 
     def __init__(self, gate: Gate, method: str, headers: Headers) -> None:
@@ -111,11 +133,20 @@ class RequestAccess:
         self._used = 0
         self._held = 0
         self.caller: Caller = ANYBODY
+        self.is_counted = gate.rates.limited
+        """Whether `count_request` counts the request, and its tokens."""
+        self.has_client = True
+        """Whether a client waits for the response."""
+        self.tier = DEFAULT
         self.headers = gate.cors.headers(headers)
 
     @property
     def caller_id(self) -> str:
         return self.caller.id or self._fairness_id
+
+    @property
+    def owner(self) -> str:
+        return self.caller.id
 
     def share_as(self, fairness_id: str) -> None:
         self._fairness_id = fairness_id
@@ -128,16 +159,25 @@ class RequestAccess:
         """Sets the caller. Raises Unauthorized."""
         self.caller = self._gate.key_ring.keys.caller(self._request_headers)
 
+    def resume(self, caller: Caller) -> None:
+        """Sets the caller, and its account without counting another request."""
+        self.caller, self.has_client = caller, False
+        if self._gate.rates.limited:
+            self._account = self._gate.rates.account(caller.id, self._gate.clock())
+
     def end(self) -> None:
         """The request has been answered, or its client has left."""
         self._gate.release(self.caller.id, self._held)
         self._held = 0
+        if self.tier is not DEFAULT:
+            self._gate.tier_limits.give_back(self.caller.id, self.tier, has_client=self.has_client)
+            self.tier = DEFAULT
 
     # ---- Requests that do work, in this order
 
     def count_request(self) -> None:
         """Raises RateLimited."""
-        if not self._gate.rates.limited:
+        if not self.is_counted:
             return
         now = self._gate.clock()
         self._account = self._gate.rates.account(self.caller.id, now)
@@ -171,15 +211,22 @@ class RequestAccess:
         finally:
             self.headers |= self._account.headers(now)
 
+    def take_tier(self, name: str) -> Tier:
+        """Sets the tier in which the request runs if its field `service_tier` is `name`: lines of batches keep theirs.
+        Raises NoFlexCapacity."""
+        if self.tier is not BATCH:
+            self.tier = self._gate.tier_limits.take(self.caller.id, name, has_client=self.has_client)
+        return self.tier
+
     async def __aenter__(self) -> None:
-        """Waits for a slot. Raises Overloaded."""
-        ticket = self._ticket = Ticket(self.caller_id)
+        """Waits for a slot. Raises Overloaded and NoFlexCapacity."""
+        ticket = self._ticket = Ticket(self.caller_id, urgency=self.tier.urgency)
         self._gate.admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:
                 await self._wait(ticket)
             if ticket.state is not State.RUNNING:
-                raise self._gate.overloaded()
+                raise self._gate.overloaded(self.tier)
             self._gate.meter.admitted(1)
         except BaseException:
             self._leave()
@@ -193,18 +240,20 @@ class RequestAccess:
         gate = self._gate
         gate.meter.admitted(-1)
         if gate.admission.waiting or gate.turnover.is_measuring:
-            gate.turnover.freed(gate.clock(), gate.admission.waiting)
+            gate.turnover.freed(gate.clock(), gate.admission.waiting_for_any)
         self._leave()
 
     async def _wait(self, ticket: Ticket) -> None:
         """Waits until the ticket is admitted or refused, or for `queue_timeout` seconds."""
         gate, since = self._gate, self._gate.clock()
-        gate.meter.queued(1)
+        in_background = ticket.urgency is Urgency.BACKGROUND
+        gate.meter.queued(1, in_background=in_background)
         try:
             await decision(ticket, gate.queue_timeout)
         finally:
-            gate.meter.queued(-1)
-            gate.meter.waited(gate.clock() - since)
+            gate.meter.queued(-1, in_background=in_background)
+            if not in_background:
+                gate.meter.waited(gate.clock() - since)
 
     def _leave(self) -> None:
         assert self._ticket is not None

@@ -26,12 +26,20 @@ class ItemKeys:
     short, or if the file can't be read at first."""
 
     def __init__(self, options: Sequence[str] = (), file: Path | None = None) -> None:
-        if not options and file is None:
+        self.is_temporary = not options and file is None
+        """Whether the key is lost when this process ends."""
+        if self.is_temporary:
             options = [new_key()]
         self._from_options = keys_from_options(options)
         self._files = [] if file is None else [file]
+        self.keys: Keys = ()
         self._seen = signature(self._files)  # before reading, so that no later change is missed
         self._read()
+
+    def share(self, secret: str) -> None:
+        """Replaces the temporary key by one that other processes have too. Items sealed before that can be opened."""
+        self.keys = (key_of(secret), *self.keys)
+        self.is_temporary = False
 
     async def watch(self) -> None:
         """Reads the file again whenever it changes. Runs until cancelled."""
@@ -39,7 +47,7 @@ class ItemKeys:
             await follow(self._files, self._seen, self._read)
 
     def _read(self) -> None:
-        self.keys: Keys = [*self._from_options, *(key for path in self._files for key in read(path))]
+        self.keys = [*self._from_options, *(key for path in self._files for key in read(path))]
 
 
 def new_key() -> str:

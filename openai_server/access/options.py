@@ -107,8 +107,8 @@ ACCESS_OPTIONS = (
         "--item-key",
         "Key, of at least 32 random characters, that encrypts what clients keep for this server: reasoning and "
         "summaries of the Responses API, and omitted reasoning of the Messages API. Repeatable: the first one "
-        "encrypts, all of them decrypt. Default: a new key at each start. Use the environment variable or "
-        "--item-key-file to hide the key from other users of the machine.",
+        "encrypts, all of them decrypt. Default: a key in the --store, or without one a new key at each start. Use the "
+        "environment variable or --item-key-file to hide the key from other users of the machine.",
         metavar="KEY",
         cls=EmptyVariableOption,
         callback=_item_keys,
@@ -145,7 +145,11 @@ ACCESS_OPTIONS = (
         "Time limit for receiving a request's headers, after which the status is 408; also for a TLS handshake.",
         **seconds(),
     ),
-    option("--body-timeout", "Time limit for receiving a request's body, after which the status is 408.", **seconds()),
+    option(
+        "--body-timeout",
+        "Time limit for receiving a request's body, or each MiB of a file, after which the status is 408.",
+        **seconds(),
+    ),
     option("--send-timeout", "Disconnect a client that hasn't read pending data for this long.", **seconds()),
     option(
         "--keep-alive-timeout",
@@ -168,6 +172,18 @@ ACCESS_OPTIONS = (
         "--queue-timeout",
         "Time limit for waiting in the queue, after which a request gets status 429. 0 is no limit.",
         **seconds(0),
+    ),
+    option(
+        "--max-priority-requests",
+        "Maximum number of requests of each API key that run with `service_tier` `priority` at the same time, in each "
+        "process; further ones run as `default`, which the response reports. 0 is none.",
+        **count(0),
+    ),
+    option(
+        "--max-flex-requests",
+        "Maximum number of requests of each API key with `service_tier` `flex` at the same time, in each process, "
+        "running or in the queue; a request beyond that gets status 429. 0 is none.",
+        **count(0),
     ),
     option(
         "--requests-per-minute",

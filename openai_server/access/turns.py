@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from openai_server.access.admission import Admission, State, Ticket
 from openai_server.core.errors import Overloaded
+from openai_server.core.request_context import current
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ class Turns:
 
     async def take(self, caller: str) -> Ticket:
         """A ticket, which must be given back. Raises Overloaded."""
-        ticket = Ticket(caller)
+        ticket = Ticket(caller, urgency=current().tier.urgency)
         self._admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:

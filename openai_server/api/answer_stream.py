@@ -10,7 +10,8 @@ from openai_server.core.logprobs import Logprobs
 from openai_server.core.rows import ChoiceDecoders, Row
 from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage
-from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.readers import reader_of
 
 
 class AnswerSource(Protocol):
@@ -46,7 +47,7 @@ class AnswerStream:
         self._head = b""
         """The bytes before the first event, until they are sent with it."""
         self._decoders = ChoiceDecoders(n_choices)
-        self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
+        self._readers = [reader_of(format) for _ in range(n_choices)] if format else None
         self.finish_reasons: list[str] = []
         """Finish reasons of the choices, in the order in which they ended."""
 

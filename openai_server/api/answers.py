@@ -33,10 +33,12 @@ class AnswerOptions:
     """Whether a stream ends with the token counts."""
     format: AnswerFormat | None = None
     """How the model's text is parsed; None: all of it is content."""
+    service_tier: str | None = None
+    """The tier to report; None: the client requests none."""
 
     @classmethod
     def of(cls, request: GenerateRequest, format: AnswerFormat | None) -> "AnswerOptions":
-        return cls(request.turn.top_logprobs is not None, request.include_usage, format)
+        return cls(request.turn.top_logprobs is not None, request.include_usage, format, request.service_tier)
 
 
 class WholeAnswer(NamedTuple):

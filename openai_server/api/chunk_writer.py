@@ -27,6 +27,8 @@ class ChunkWriter(StreamWriter):
 
     def __init__(self, identity: AnswerIdentity, options: AnswerOptions) -> None:
         head = {"id": identity.id, "object": self.kind, "created": identity.created, "model": identity.model}
+        if options.service_tier is not None:
+            head["service_tier"] = options.service_tier
         self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
         self._common: dict[str, Any] = head
         self._options = options

@@ -7,7 +7,8 @@ from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import ChoiceDecoders, Row
 from openai_server.core.timings import Timings
 from openai_server.core.usage import Usage
-from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.readers import reader_of
 
 
 class CollectedAnswer:
@@ -16,7 +17,7 @@ class CollectedAnswer:
 
     def __init__(self, n_choices: int, format: AnswerFormat | None) -> None:
         self._decoders = ChoiceDecoders(n_choices)
-        self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
+        self._readers = [reader_of(format) for _ in range(n_choices)] if format else None
         self._choices = [Choice(index, "", None) for index in range(n_choices)]
         self._texts: list[list[str]] = [[] for _ in range(n_choices)]
         self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]

@@ -8,7 +8,8 @@ from typing import cast
 
 from starlette.responses import Response
 
-from openai_server.api.endpoint import Description, Handler
+from openai_server.api.client_api import OPENAI, ClientApi
+from openai_server.api.endpoint import Description, Endpoint, Handler, with_v1
 from openai_server.api.services import Services
 from openai_server.core.request_context import RequestContext
 
@@ -22,6 +23,18 @@ def handler_in(module: str, name: str) -> Callable[[Services], Handler]:
 def description_in(module: str, name: str) -> Callable[[], Description]:
     """A function that returns the description `name` in a module."""
     return lambda: cast(Description, getattr(import_module(module), name))
+
+
+def endpoint_in(package: str, method: str, path: str, name: str, client_api: ClientApi = OPENAI) -> Endpoint:
+    """The endpoint whose handler is the function `name` in the package's module `handlers`. Its description has the
+    same name in capitals, in the module `descriptions`."""
+    return Endpoint(
+        paths=with_v1(path),
+        method=method,
+        handler=handler_in(f"{package}.handlers", name),
+        client_api=client_api,
+        description=description_in(f"{package}.descriptions", name.upper()),
+    )
 
 
 class _DeferredHandler:

@@ -25,6 +25,8 @@ ALWAYS = frozenset({500})
 OF_BACKEND = frozenset(http.status for http in GRPC_TO_HTTP.values())
 OF_BODY = frozenset({400, 408, 413, 415, 429})
 """Error statuses of any endpoint, of one that calls the backend, and of one whose requests have a body."""
+STORE = ALWAYS | {400, 404, 429, 503}
+"""Error statuses of an endpoint for stored objects."""
 LOOKUP = ALWAYS | OF_BACKEND
 WORK = ALWAYS | OF_BACKEND | OF_BODY
 
@@ -48,6 +50,16 @@ class RequestType(Struct, frozen=True):
     """The field that distinguishes this form from the endpoint's other forms; empty if it has no others."""
 
 
+class Parameter(Struct, frozen=True):
+    """A parameter of a URL: in the path if the path has its name in braces, else in the query."""
+
+    name: str
+    description: str
+    schema: Mapping[str, Any]
+    """JSON Schema."""
+    example: Any
+
+
 class Description(Struct, frozen=True, kw_only=True):
     """An endpoint in the OpenAPI document."""
 
@@ -55,10 +67,16 @@ class Description(Struct, frozen=True, kw_only=True):
     summary: str
     requests: Sequence[RequestType] = ()
     """Forms of the body; empty without one."""
+    is_form: bool = False
+    """Whether the body is a form (multipart/form-data); otherwise it is JSON."""
     examples: Mapping[str, Example] = {}
     """Bodies by name, each of them a complete request; the reference page shows the first one."""
+    parameters: Sequence[Parameter] = ()
+    """Parameters of the path, except `model`, and of the query."""
+    is_list: bool = False
+    """Whether it is the list of the objects that a POST request to the same path creates."""
     answers: Sequence[Any]
-    """Types of the answer: Structs, or `str` for text."""
+    """Types of the answer: Structs, `str` for text, or `bytes` for the content of a file."""
     events: Sequence[type[Struct]] = ()
     """Types of a stream's events; empty if the endpoint has no streams."""
     ends_with_done: bool = True

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from openai_server.access.caps import Caps
+from openai_server.access.turns import FairThreads
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.collected_answer import CollectedAnswer
+from openai_server.api.in_tier import takes_priority, turn_in_tier
 from openai_server.api.reporting_stream import ReportingStream
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.backends.catalog import Catalog
@@ -20,13 +22,14 @@ from openai_server.core import truncation
 from openai_server.core.answer import Answer, best
 from openai_server.core.best_effort import without_refused_schema
 from openai_server.core.context_length import Room
-from openai_server.core.errors import APIError, BackendError, from_backend
+from openai_server.core.errors import APIError, BackendError, UnsupportedParameter, from_backend
+from openai_server.core.messages import size_of
 from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage
-from openai_server.http.streaming import EventWriter, Exchange
 from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.event_reader import events_format
 from openai_server.prompting.deferred import DeferredPlanner
 from protos import contract
 
@@ -35,6 +38,29 @@ T = TypeVar("T")
 Delivered = Callable[[Sequence[Usage | None], int, int], None]
 """Called with the usage of the prompts with complete answers, the number of prompts, and the number of received
 tokens. Where the backend has counted all prompts, their usage so far is that of a single one."""
+
+
+class Exchange(Protocol):
+    """Takes events without waiting."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether `write_now` is possible."""
+
+    def write_now(self, part: bytes) -> None: ...
+
+
+class EventSink(Protocol):
+    """Takes the events of one stream, for a client or for the store."""
+
+    failure: Callable[[APIError], bytes]
+    """Returns the last events of a stream that failed. The generator sets it."""
+
+    @property
+    def exchange(self) -> Exchange: ...
+
+    async def write(self, events: bytes) -> None:
+        """Takes events, which may be empty, and waits if there are too many already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +82,27 @@ class _Prepared:
 
 
 class Generator:
-    """Runs generations. After every `ping_interval` seconds without an event, a stream's client gets a ping."""
+    """Runs generations. After every `ping_interval` seconds without an event, a stream's client gets a ping. `new_id`
+    creates the ids of tool calls that a backend reports without one. `threads` build calls with long conversations."""
 
     def __init__(
-        self, pool: Pool, catalog: Catalog, planner: DeferredPlanner, caps: Caps, *, ping_interval: float
+        self,
+        pool: Pool,
+        catalog: Catalog,
+        planner: DeferredPlanner,
+        caps: Caps,
+        threads: FairThreads,
+        *,
+        ping_interval: float,
+        new_id: Callable[[], str],
     ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._planner = planner
         self._caps = caps
-        self._ping_interval = ping_interval
+        self._threads = threads
+        self.ping_interval = ping_interval
+        self._new_id = new_id
 
     async def answer(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
@@ -92,7 +129,7 @@ class Generator:
         id: str,
         context: RequestContext,
         writer_for: Callable[[ResolvedModel], StreamWriter],
-        writer: EventWriter,
+        writer: EventSink,
         delivered: Delivered,
     ) -> bytes:
         """Writes the events of the answer except the last ones, which it returns.
@@ -111,7 +148,7 @@ class Generator:
                 answer = kind(writer_for(prepared.model), n_choices, prepared.model.format)
                 writer.failure = answer.failure
                 context.begin_stream(n_choices, answer.finish_reasons)
-                async with self._pool.stream(prepared.calls, members, self._ping_interval) as mailbox:
+                async with self._pool.stream(prepared.calls, members, self.ping_interval) as mailbox:
                     answer.source = mailbox
                     mailbox.sink = partial(_write_now, answer, writer.exchange, context, mailbox)
                     try:
@@ -179,7 +216,7 @@ class Generator:
     async def _collect(self, call: Call, members: Sequence[Member], format: AnswerFormat | None) -> Answer:
         """The answer, from the rows of a stream. That of a chat is cut off where its choices only repeat a call."""
         collected = CollectedAnswer(call.n, format if format is not None and format.parallel else None)
-        async with self._pool.stream([call], members, self._ping_interval) as mailbox:
+        async with self._pool.stream([call], members, self.ping_interval) as mailbox:
 
             def take(rows: list[Row]) -> bool:
                 collected.take(rows)
@@ -197,23 +234,45 @@ class Generator:
     async def _prepare(
         self, turn: Turn, id: str, failed: Failed, context: RequestContext, *, streams: bool
     ) -> _Prepared:
+        build = self._build if context.tier.priority is None else self._build_in_tier
         return await self._catalog.use(
-            turn.model, failed, lambda model: self._build(model, turn, id, context, streams=streams)
+            turn.model, failed, lambda model: build(model, turn, id, context, streams=streams)
         )
+
+    async def _build_in_tier(
+        self, model: Model, turn: Turn, id: str, context: RequestContext, *, streams: bool
+    ) -> _Prepared:
+        """With the priority of the tier, if the model has an input for it that can hold the number."""
+        if takes_priority(model):
+            try:
+                return await self._build(model, turn_in_tier(turn, context.tier), id, context, streams=streams)
+            except UnsupportedParameter as error:
+                if error.param != turn.name("priority"):
+                    raise
+        return await self._build(model, turn, id, context, streams=streams)
 
     async def _build(self, model: Model, turn: Turn, id: str, context: RequestContext, *, streams: bool) -> _Prepared:
         context.model = model.name
-        dialect = model.require(contract.TASK_GENERATE)
+        dialect = model.require(*_GENERATING)
+        if turn.extras and not dialect.answers_in_events:
+            _check_extras(turn)
         prompts, format = turn.prompts, None
         inputs: ServerInputs = {}
         if turn.messages and not dialect.takes_messages:
             plan = await self._planner.plan(turn, model.parameters, model.input_names, caller=context.caller)
             self._caps.check_prompts(turn.name("messages"), [plan.prompt])
             turn, prompts, inputs, format = plan.turn, [plan.prompt], plan.inputs, plan.format
+        elif turn.messages and dialect.answers_in_events:
+            format = events_format(turn, self._new_id)
         name, version = model.address
         target = Target(name, model.input_names, id, version)
         building = dialect.calls(turn, prompts, target, inputs, streams=streams)
-        calls = list(building) if len(prompts) <= AT_ONCE else await spread(building)
+        if turn.messages and dialect.takes_messages:
+            size = size_of(turn.messages)
+            self._caps.check_length(turn.name("messages"), size)
+            calls = list(building) if size <= MAX_SIZE else await self._threads.run(context.caller, list, building)
+        else:
+            calls = list(building) if len(prompts) <= AT_ONCE else await spread(building)
         for call in calls:
             call.model = model.name
         return _Prepared(ResolvedModel(model.name, format), model.members, calls, dialect)
@@ -234,6 +293,21 @@ def _write_now(
         exchange.write_now(events)
     return True
 
+
+def _check_extras(turn: Turn) -> None:
+    """Raises UnsupportedParameter for the extra that is not without effect where nothing follows it. The Responses API
+    repeats it in the response."""
+    if turn.extras.get("verbosity", _VERBOSITY) != _VERBOSITY and not turn.in_items:
+        raise UnsupportedParameter("verbosity", f"This model does not support 'verbosity', except as '{_VERBOSITY}'.")
+
+
+_VERBOSITY = "medium"
+"""OpenAI's default."""
+_GENERATING = (contract.TASK_GENERATE, contract.TASK_CHAT, contract.TASK_RESPONSES)
+"""Tasks of which a model that generates has one. Its dialect refuses what it can't do."""
+
+MAX_SIZE = 1 << 18
+"""Characters of a conversation above which a thread writes it as JSON, which takes about a millisecond."""
 
 # ---- Several at a time
 

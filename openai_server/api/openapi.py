@@ -16,7 +16,7 @@ import orjson
 from msgspec import Struct, inspect
 
 from openai_server import __version__
-from openai_server.api.endpoint import Description, Endpoint
+from openai_server.api.endpoint import Description, Endpoint, Parameter
 from openai_server.api.examples import MODEL
 from openai_server.api.messages.errors import OVERLOADED
 from openai_server.api.schemas import Fields, ListOf
@@ -24,7 +24,7 @@ from openai_server.api.schemas.tables import Entries, KnownItems, Table, Variant
 from openai_server.api.schemas_tasks import MessagesToTokenize
 
 Json = dict[str, Any]
-JSON, EVENTS = "application/json", "text/event-stream"
+JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"
 _REF = "#/components/schemas/{name}"
 
 DESCRIPTION = (
@@ -68,7 +68,7 @@ def document(endpoints: Iterable[Endpoint], *, keys: bool) -> Json:
 def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> Json:
     errors = description.errors | ({401} if keys and not endpoint.is_open else frozenset())
     operation: Json = {
-        "operationId": endpoint.name.removeprefix("/v1").strip("/").translate(str.maketrans("/-.", "___", "{}")),
+        "operationId": _operation_id(endpoint, description),
         "tags": [description.tag],
         "summary": description.summary,
         "responses": {
@@ -81,27 +81,44 @@ def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> J
             name: {"summary": example.summary, "value": example.body} for name, example in description.examples.items()
         }
         schema = _any([request.struct for request in description.requests])
-        operation["requestBody"] = {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}
-    if "{model}" in endpoint.name:
-        operation["parameters"] = [
-            {
-                "name": "model",
-                "in": "path",
-                "required": True,
-                "description": "May contain slashes.",
-                "schema": {"type": "string"},
-                "example": MODEL,
-            }
-        ]
+        media_type = FORM if description.is_form else JSON
+        operation["requestBody"] = {"required": True, "content": {media_type: {"schema": schema, "examples": examples}}}
+    parameters = [*([_MODEL] if "{model}" in endpoint.name else ()), *description.parameters]
+    if parameters:
+        operation["parameters"] = [_parameter(parameter, endpoint) for parameter in parameters]
     if keys and endpoint.is_open:
         operation["security"] = []
     return operation
+
+
+_MODEL = Parameter("model", "May contain slashes.", {"type": "string"}, MODEL)
+
+
+def _parameter(parameter: Parameter, endpoint: Endpoint) -> Json:
+    is_in_path = f"{{{parameter.name}}}" in endpoint.name
+    return {
+        "name": parameter.name,
+        "in": "path" if is_in_path else "query",
+        "required": is_in_path,
+        "description": parameter.description,
+        "schema": parameter.schema,
+        "example": parameter.example,
+    }
+
+
+def _operation_id(endpoint: Endpoint, description: Description) -> str:
+    """Contains the method only for stored objects, whose paths have several."""
+    id = endpoint.name.removeprefix("/v1").strip("/").translate(str.maketrans("/-.", "___", "{}"))
+    return f"{endpoint.method.lower()}_{id}" if "_id}" in endpoint.name or description.is_list else id
 
 
 def _answer(endpoint: Endpoint, description: Description) -> Json:
     if description.answers == [str]:
         text = {"schema": {"type": "string"}, "example": description.example}
         return _response("Metrics in Prometheus' text format.", {"text/plain": text})
+    if description.answers == [bytes]:
+        binary = {"schema": {"type": "string", "format": "binary"}, "example": description.example}
+        return _response("The content of the file, or the requested range of it.", {"application/octet-stream": binary})
     content: Json = {JSON: {"schema": _any(description.answers), "example": description.example}}
     if not description.events:
         return _response("The response.", content)
@@ -152,7 +169,7 @@ def _any(types: Sequence[Any]) -> Json:
 
 def _components(descriptions: Sequence[Description], errors: Iterable[Any]) -> Json:
     types = [*dict.fromkeys(errors), *(event for description in descriptions for event in description.events)]
-    types += [answer for description in descriptions for answer in description.answers]
+    types += [answer for description in descriptions for answer in description.answers if answer is not bytes]
     _, answers = msgspec.json.schema_components(types, ref_template=_REF)
     for schema in answers.values():
         schema.setdefault("additionalProperties", False)

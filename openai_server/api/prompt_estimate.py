@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from openai_server.core.answer import Answer
 from openai_server.core.turn import Prompt
+from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.event_reader import text_length
 
 CHARACTERS_PER_TOKEN = 4
 """A rough mean."""
@@ -18,6 +20,8 @@ def prompt_tokens(prompts: Sequence[Prompt], body_size: int) -> int:
     return body_size // CHARACTERS_PER_TOKEN
 
 
-def output_tokens(answers: Sequence[Answer]) -> int:
-    """Estimated tokens of the answers' texts."""
-    return sum(len(choice.text) for answer in answers for choice in answer.choices) // CHARACTERS_PER_TOKEN
+def output_tokens(answers: Sequence[Answer], format: AnswerFormat | None) -> int:
+    """Estimated tokens of the answers' texts. `format`: how they are parsed; None: all text is content."""
+    in_events = format is not None and format.new_parser is None
+    length = text_length if in_events else len
+    return sum(length(choice.text) for answer in answers for choice in answer.choices) // CHARACTERS_PER_TOKEN

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from openai_server.api.bodies.parsers import Parse
 from openai_server.api.generation import gather
+from openai_server.api.in_tier import takes_priority
 from openai_server.api.model_in_path import take_model_from_path
 from openai_server.api.prompt_estimate import prompt_tokens
 from openai_server.api.services import Services
@@ -82,6 +83,10 @@ class Task:
             return read(await self.services.pool.infer(call, model.members, model.name))
 
         return await gather([result(call) for call in calls])
+
+    def priority(self, requested: int | None, model: Model) -> int | None:
+        """The priority to send for a request with this field; None: the default."""
+        return self.context.tier.priority_of(requested) if takes_priority(model) else requested
 
     def target(self, model: Model) -> Target:
         """The target of the only call."""

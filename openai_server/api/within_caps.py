@@ -7,4 +7,5 @@ from openai_server.api.schemas import ChatRequest, CompletionRequest, GenerateRe
 def within_caps(request: CompletionRequest | ChatRequest, caps: Caps, body_size: int) -> GenerateRequest:
     """Raises InvalidRequest. `body_size` is the size of the request's body in bytes."""
     turn = caps.applied(request.turn(), request.prompt_fields(), body_size)
-    return GenerateRequest(turn, bool(request.stream), request.include_usage)
+    tier = request.service_tier if isinstance(request, ChatRequest) else None
+    return GenerateRequest(turn, bool(request.stream), request.include_usage, tier)

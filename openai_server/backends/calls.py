@@ -245,15 +245,20 @@ class Backend:
 
     async def answer(self, call: Call) -> Answer:
         """The whole answer, of a dialect that reads whole answers. Raises BackendError."""
-        request, read = call.request, call.read_whole
+        request, read, is_loss = call.request, call.read_whole, False
         assert read is not None
         if self._goes_on_shared_stream(request):
             _set_caller(request)
             try:
                 return await self._shared_stream().answer(request, call.n)
-            except StreamLost:  # the unary call below returns the reason
+            except StreamLost as lost:  # the unary call returns the reason
                 unnumbered(request)
-        return read(await self.infer(request), call.n)
+                is_loss = lost.is_loss
+        try:
+            return read(await self.infer(request), call.n)
+        except BackendError as error:
+            error.is_loss |= is_loss
+            raise
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Makes a unary call. Raises BackendError."""
@@ -261,8 +266,10 @@ class Backend:
             _set_caller(request)
         self._n_unary += 1
         try:
-            headers = aio.Metadata(*request_context.current().headers)  # faster than gRPC's conversion of a list
-            return await result_of(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
+            context = request_context.current()
+            headers = aio.Metadata(*context.headers)  # faster than gRPC's conversion of a list
+            timeout = self._timeout if context.tier.is_timed else None
+            return await result_of(self._stub.ModelInfer, request, timeout=timeout, metadata=headers)
         finally:
             self._n_unary -= 1
 
@@ -320,13 +327,14 @@ class Backend:
         timeout: float | None = None,
         only: ModelInferRequest | None = None,
         method: Callable[..., Any] | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
     ) -> AsyncGenerator[Any, None]:
         """`only`: the request of a stream with a single one, for errors about its size. `method`: None is
         ModelStreamInfer, with responses of the type ModelStreamInferResponse."""
         call = None
         method = method or self._stub.ModelStreamInfer
         try:
-            call = method(requests, timeout=timeout, metadata=request_context.current().headers)
+            call = method(requests, timeout=timeout, metadata=(*request_context.current().headers, *metadata))
             async for response in call:
                 yield response
         except FAILURES as error:
@@ -343,8 +351,11 @@ class Backend:
             call = call.fallback()
             request = call.request
 
+        timeout = self._timeout if request_context.current().tier.is_timed else None
+
         def open(requests: AsyncIterator[ModelInferRequest], is_bare: bool) -> AsyncGenerator[Any, None]:
-            return self._open(requests, self._timeout, request, self._bare_stream if is_bare else None)
+            method = self._bare_stream if is_bare else None
+            return self._open(requests, timeout, request, method, call.metadata)
 
         try:
             if (size := request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL

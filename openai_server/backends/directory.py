@@ -41,12 +41,12 @@ class Model(Metadata):
         described = self.description
         return (self.name, "") if described is None else (described.model, described.version)
 
-    def require(self, task: str) -> Dialect:
-        """The dialect. Raises UnknownDialect, or TaskNotSupported if the model can't do the task."""
+    def require(self, *tasks: str) -> Dialect:
+        """The dialect. Raises UnknownDialect, or TaskNotSupported if the model can do none of the tasks."""
         if self.dialect is None:
             raise UnknownDialect(self.name)
-        if task not in self.tasks:
-            raise TaskNotSupported(self.name, task, self.tasks)
+        if not any(task in self.tasks for task in tasks):
+            raise TaskNotSupported(self.name, tasks[0], self.tasks)
         return self.dialect
 
 

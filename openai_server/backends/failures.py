@@ -21,13 +21,19 @@ def failure_of(error: BaseException, request: Message | None = None) -> BaseExce
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         return error
-    return BackendError("UNAVAILABLE", "the connection to the backend was closed")
+    closed = BackendError("UNAVAILABLE", "the connection to the backend was closed")
+    closed.is_loss = True
+    return closed
 
 
 _TOO_LARGE = re.compile(r"(?P<side>Sent|Received) message larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)")
 """gRPC's message for a message that one side may not send or receive. Sizes are in bytes."""
-_RESET = "Received RST_STREAM"
-"""gRPC's message for a call that the server or a proxy dropped without a status, such as a server that exits."""
+_RESET = re.compile(r"(Stream removed \(RST_STREAM \()?Received RST_STREAM with error code \d+\)*")
+"""gRPC's message for a call that the server or a proxy dropped without a status, such as a server that exits. Newer
+releases have it in brackets."""
+
+_LOST = re.compile(r"(?!failed to connect).*(RST_STREAM|Socket closed|Connection reset|Broken pipe)", re.DOTALL)
+"""gRPC's messages for a call whose connection ended. It has others for calls that found no connection."""
 
 
 def _rpc_error(error: aio.AioRpcError, request: Message | None = None) -> BackendError:
@@ -36,7 +42,7 @@ def _rpc_error(error: aio.AioRpcError, request: Message | None = None) -> Backen
         for key, value in error.trailing_metadata() or ()
     }
     status, message = error.code().name, error.details() or ""
-    if status == "INTERNAL" and message.startswith(_RESET):
+    if status == "INTERNAL" and _RESET.fullmatch(message):
         status = "UNAVAILABLE"
     elif status == "RESOURCE_EXHAUSTED" and (found := _TOO_LARGE.search(message)):
         size, limit = int(found["size"]), int(found["limit"])
@@ -45,7 +51,9 @@ def _rpc_error(error: aio.AioRpcError, request: Message | None = None) -> Backen
             return request_too_large(size, limit)
         details[contract.ERROR_REASON] = contract.REASON_RESPONSE_TOO_LARGE
         message = f"The response takes {size} bytes in the backend's format; the limit is {limit} bytes."
-    return BackendError(status, message, details)
+    failure = BackendError(status, message, details)
+    failure.is_loss = status == "UNAVAILABLE" and not failure.reason and bool(_LOST.match(error.details() or ""))
+    return failure
 
 
 def is_refused(error: BackendError) -> bool:

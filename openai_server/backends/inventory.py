@@ -62,7 +62,8 @@ class Inventory:
         self.versions: dict[str, tuple[str, ...]] = {}
         """Versions of these models that are ready, as far as the backend lists them."""
         self.waiting: tuple[str, ...] = ()
-        """Names of the listed models that are not ready now, but were before."""
+        """Names of the listed models that are not ready now, but were before, or that a worker with this project's
+        extensions is configured to serve. (Other servers list models that were never loaded.)"""
         self._was_ready: set[str] = set()
         self.models: dict[str, Metadata] = {}
         """Metadata of these models, as far as known, by name; also by `name@version`."""
@@ -236,6 +237,8 @@ class Inventory:
                 entries = []
             if not entries and self._served:
                 entries = await self._served_here()
+            if not all(entry.is_ready for entry in entries):
+                await self.member.backend.server()  # whether it is one of this project's
             if self._is_kept(None):
                 self._take_index(entries)
         except BackendError as error:
@@ -277,7 +280,8 @@ class Inventory:
         for names in (self._was_ready, self._reported, self._failing):
             names &= waiting.keys() | versions.keys()  # otherwise they would grow without end
         self._was_ready.update(versions)
-        self.waiting = tuple(name for name in waiting if name in self._was_ready and name not in versions)
+        may_come = waiting.keys() if self.member.backend.is_own else waiting.keys() & self._was_ready
+        self.waiting = tuple(name for name in waiting if name in may_come and name not in versions)
         for name in [name for name in self.models if not self.has(name)]:
             del self.models[name]
             self._changed(name)

@@ -37,6 +37,10 @@ LATE = "The time limit has passed."
 class StreamLost(BackendError):
     """The stream ended before the answer was complete."""
 
+    def __init__(self, why: str, *, is_loss: bool) -> None:
+        super().__init__("UNAVAILABLE", why)
+        self.is_loss = is_loss
+
 
 @dataclass(slots=True, eq=False)
 class _Streamed:
@@ -100,8 +104,9 @@ class _Whole:
 class SharedStream:
     """One stream, opened at once and read until it ends. If it is lost, its requests fail.
 
-    `timeout`, in seconds, limits each request; None is no limit. It is sent to the backend, and enforced here as well,
-    since a backend that hangs doesn't answer. `takes_bundles`: the backend accepts several requests in a message.
+    `timeout`, in seconds, limits each request whose tier is timed; None is no limit. It is sent to the backend, and
+    enforced here as well, since a backend that hangs doesn't answer. `takes_bundles`: the backend accepts several
+    requests in a message.
     """
 
     def __init__(self, open: Open, *, timeout: float | None, takes_bundles: bool = False) -> None:
@@ -172,9 +177,10 @@ class SharedStream:
     def _prepare(self, request: ModelInferRequest, number: int) -> asyncio.TimerHandle | None:
         """Adds the parameters that a call of its own would have as metadata. Returns the timer of its deadline."""
         request.parameters[contract.PARAM_REQUEST].int64_param = number
-        for name, value in request_context.current().headers:
+        context = request_context.current()
+        for name, value in context.headers:
             request.parameters[contract.METADATA_PARAMETERS[name]].string_param = value
-        if self._timeout is None:
+        if self._timeout is None or not context.tier.is_timed:
             return None
         request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)
         return self._loop.call_later(self._timeout, self._expire, number)
@@ -248,7 +254,7 @@ class SharedStream:
         return message
 
     async def _read(self) -> None:
-        why = LOST
+        why, is_loss = LOST, False
         try:
             async with aclosing(self._open(self._outgoing())) as responses:
                 async for response in responses:
@@ -261,7 +267,7 @@ class SharedStream:
                             self._take_arrived()
         except BackendError as error:
             log.debug("lost a stream: %s: %s", error.status, error.message)
-            why = error.message
+            why, is_loss = error.message, error.is_loss
         except asyncio.CancelledError:
             if self._broken is None:
                 raise
@@ -272,7 +278,7 @@ class SharedStream:
             self.retired = self._has_ended = True
             self._to_send.set()  # ends `_outgoing`, which gRPC waits for even after the call
             for number in list(self._requests):
-                self._fail(number, StreamLost("UNAVAILABLE", why))
+                self._fail(number, StreamLost(why, is_loss=is_loss))
 
     def _take_arrived(self) -> None:
         arrived, self._arrived = self._arrived, []

@@ -39,6 +39,8 @@ class Cycle(RequestResponseCycle):
     _head = b""
     """The head of the response, until it is written together with the first part of the body."""
     _on_gone: Callable[[], None] | None = None
+    on_progress: Callable[["Cycle"], None] | None = None
+    """Called when enough of the request's body has arrived for its time limit to start again."""
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -96,6 +98,7 @@ class Cycle(RequestResponseCycle):
         if not more:
             self.response_complete = True
             self.scope.pop(EXCHANGE, None)  # type: ignore[misc]  # breaks a reference cycle
+            self.on_progress = None
             self.message_event.set()
             if not self.keep_alive:
                 self.transport.close()
@@ -119,6 +122,10 @@ class Cycle(RequestResponseCycle):
         body, self.body = self.body, bytearray()
         return bytes(body)
 
+    def renew_body_time(self) -> None:
+        if self.on_progress is not None:
+            self.on_progress(self)
+
     @property
     def is_gone(self) -> bool:
         return self.disconnected
@@ -131,6 +138,7 @@ class Cycle(RequestResponseCycle):
     def leave(self) -> None:
         """Must be called when the client has left before the end of the response."""
         self.disconnected = True
+        self.on_progress = None
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
             callback()

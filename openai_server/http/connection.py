@@ -185,6 +185,7 @@ class Connection(TimedConnection):
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        cycle.on_progress = self._renew_body_time
         scope[EXCHANGE] = cycle
         if waits or version == "1.0":
             adapt(cycle)

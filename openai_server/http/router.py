@@ -10,6 +10,7 @@ cached. Starlette's router tries one regular expression after the other, behind 
 - Paths are compared as ASGI passes them: percent-decoded, so `%2F` is a slash. A path with a trailing slash is another
   path: nothing is redirected.
 - `{model}` may contain slashes, as models' names do, but no empty segment. Any other parameter is one segment.
+- A fixed path has only its own methods, even if a pattern matches it too.
 - If several patterns match, the one with the longest fixed text wins, whatever their order.
 """
 
@@ -69,11 +70,10 @@ class Router(Generic[R]):
         return self._kept(method, path) if len(path) <= MAX_CACHED else self._search(method, path)
 
     def _search(self, method: str, path: str) -> Match[R]:
+        if (fixed := self._fixed.get(path)) is not None:
+            return Match(next(iter(fixed.values())).route, allowed=tuple(sorted(fixed)))
         first: R | None = None
         allowed: dict[str, None] = {}
-        for name, match in self._fixed.get(path, {}).items():
-            first = first or match.route
-            allowed[name] = None
         for pattern, methods, route in self._patterns:
             if (found := pattern.fullmatch(path)) is None:
                 continue

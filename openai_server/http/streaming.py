@@ -41,6 +41,9 @@ class Exchange(Protocol):
     def take_body(self) -> bytes | None:
         """The rest of the request's body if all of it has arrived; None: it must be received as messages."""
 
+    def renew_body_time(self) -> None:
+        """Starts the time limit for the request's body again, since enough of it has arrived."""
+
     @property
     def is_gone(self) -> bool:
         """Whether the client has left before the end of the response."""

@@ -3,7 +3,7 @@
 from asyncio import TimerHandle
 from enum import Enum, auto
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from openai_server.core.errors import APIError, BodyTooSlow
 
@@ -65,6 +65,11 @@ class TimedConnection(HttpToolsProtocol):
         self._timed = phase
         seconds = self.HEADER_SECONDS if phase is Phase.HEADERS else self.BODY_SECONDS
         self._timer = self.loop.call_later(seconds, self._late)
+
+    def _renew_body_time(self, cycle: RequestResponseCycle) -> None:
+        """Starts the time limit for a body again, unless another request's is expected."""
+        if self._timed is Phase.BODY and self.cycle is cycle:
+            self._set_timer(Phase.BODY)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

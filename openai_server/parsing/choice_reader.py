@@ -17,7 +17,8 @@ TOOL_CALLS, FUNCTION_CALL = "tool_calls", "function_call"
 class AnswerFormat:
     """How to parse an answer. `new_id` creates the id of a call for which the model wrote none."""
 
-    new_parser: Callable[[], Parser]
+    new_parser: Callable[[], Parser] | None
+    """None: the text is the backend's events, see event_reader.py."""
     new_id: Callable[[], str]
     legacy: bool = False
     """Whether the response has the older API's form, which has at most one call."""
@@ -30,6 +31,8 @@ class AnswerFormat:
     parallel: bool = False
     """Whether the answer may have several calls, which a model may repeat until its token limit, and the backend can
     stream it."""
+    allowed_tools: frozenset[str] | None = None
+    """Names of the tools that may be called, if the text is events. None: all."""
     strict_tools: frozenset[str] = frozenset()
     """Names of the tools whose schema or definition the backend enforces exactly."""
     stops: tuple[str, ...] = ()
@@ -37,7 +40,10 @@ class AnswerFormat:
 
 
 class ChoiceReader:
+    """Reads the text of a model."""
+
     def __init__(self, format: AnswerFormat) -> None:
+        assert format.new_parser is not None  # else it has an EventReader
         self._format = format
         self._parser = format.new_parser()
         self._n_calls = 0

@@ -17,12 +17,6 @@ from openai_server.core.turn import Guide, Turn
 from openai_server.parsing import answer_format as parsing
 
 
-def allowed_names(turn: Turn) -> frozenset[str] | None:
-    """Names of the tools that the answer may call, if the turn has others. None: calls are not restricted."""
-    allowed = turn.tool_use.tools if turn.tool_use else ()
-    return frozenset(tool.name for tool in allowed) if len(allowed) < len(turn.tools) else None
-
-
 def guide_for(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
     turn's own guide is enough. `can_guide`: the backend reports that it can enforce a guide."""
@@ -61,7 +55,7 @@ def _build_guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> 
         return turn.guide.field, parsing.guided_grammar_for(
             template, prompt, tools, parallel=parallel, body=body, may_think=may_think
         )
-    is_restricted = allowed_names(turn) is not None
+    is_restricted = turn.allowed_tools is not None
     if use and (any(tool.function.strict for tool in use.tools) or (is_restricted and can_guide)):
         return turn.name("tools"), parsing.strict_grammar_for(
             template, prompt, use.tools, parallel=use.parallel, may_think=may_think

@@ -27,7 +27,7 @@ from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import GrammarTooLong
 from openai_server.parsing.tools.strictness import resolved
-from openai_server.prompting.answer_guide import allowed_names, guide_for, naming_tools
+from openai_server.prompting.answer_guide import guide_for, naming_tools
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.fitting import fitted
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
@@ -124,7 +124,7 @@ class Planner:
         if stops or parsing.needs_parser(template, tools):
             must_call = use is not None and use.must_call
             format = AnswerFormat(
-                partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=allowed_names(turn)),
+                partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=turn.allowed_tools),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 names_function=use is not None and use.function_name is not None,

@@ -13,6 +13,7 @@ class FakeExchange:
         self.is_free = is_free
         self.is_gone = False
         self.written: list[bytes] = []
+        self.n_renewals = 0
         self._body = body
         self._on_gone: Callable[[], None] | None = None
 
@@ -21,6 +22,9 @@ class FakeExchange:
 
     def take_body(self) -> bytes | None:
         return self._body
+
+    def renew_body_time(self) -> None:
+        self.n_renewals += 1
 
     def when_gone(self, callback: Callable[[], None] | None) -> None:
         self._on_gone = callback

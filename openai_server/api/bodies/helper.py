@@ -6,37 +6,26 @@ the socket is closed. A job that takes too much processor time or memory ends th
 
 import os
 import pickle
-import resource
 import signal
-import socket
 import sys
 import traceback
-from contextlib import suppress
 from typing import Any
 
 from openai_server.access.caps import Caps
 from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
 from openai_server.api.bodies.parsers import compact, named
 from openai_server.core.errors import InvalidRequest
+from openai_server.processes.helper import connected, limit_memory
 
-NICENESS = 10
-"""The event loop has priority over helper processes if there are few processors."""
-OOM_SCORE = "1000"
-"""If memory runs out, Linux kills a helper process rather than the server."""
 RECURSION = 10_000
 """Python's recursion limit, for pickle, which makes several calls for each of the up to 1024 levels of decoded JSON."""
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends it
-    os.nice(NICENESS)
-    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write(OOM_SCORE)
     sys.setrecursionlimit(RECURSION)
-    stream = socket.socket(fileno=int(sys.argv[1])).makefile("rwb")
+    stream = connected()
     limits: Limits = pickle.loads(_frame(stream))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    limit_memory(limits.memory)
     stream.write(READY)
     stream.flush()
     while header := stream.read(JOB.size):

@@ -6,10 +6,8 @@ they cost nothing on a server without large bodies.
 
 import asyncio
 import logging
-import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
-from openai_server import ENVIRONMENT_PREFIX
 from openai_server.access.admission import Ticket
 from openai_server.access.turns import Turns
 from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
 from openai_server.api.bodies.parsers import Parse, R, name_of
 from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequest, Unavailable
+from openai_server.processes.spawn import spawn
 
 log = logging.getLogger(__name__)
 
@@ -134,22 +132,8 @@ class Helpers:
 
     # ---- Processes
 
-    def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
-        """Starts a process, which takes a millisecond, and returns it with this end of its socket."""
-        # Not asyncio's function: uvloop's would fork, which gRPC's threads do not survive.
-        own_end, helper_end = socket.socketpair()
-        with helper_end:
-            process = subprocess.Popen(
-                [*self._program, str(helper_end.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[helper_end.fileno()],
-                start_new_session=True,  # Ctrl-C reaches this process alone
-                env=_environment(),
-            )
-        return process, own_end
-
     async def _start(self) -> _Helper:
-        process, own_end = self._spawn()
+        process, own_end = spawn(self._program)
         reader, writer = await asyncio.open_unix_connection(sock=own_end, limit=_READ_AHEAD)
         limits = pickle.dumps(self._limits)
         writer.write(RESULT.pack(len(limits)) + limits)
@@ -189,9 +173,3 @@ class Helpers:
             await asyncio.to_thread(helper.process.wait, 0.2)
         helper.process.kill()
         return await asyncio.to_thread(helper.process.wait)
-
-
-def _environment() -> dict[str, str]:
-    """The environment of a helper process: without the server's options, which may contain keys."""
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-    return {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -27,7 +27,7 @@ class Bodies:
 
     def __init__(self, caps: Caps, *, max_bytes: int, max_values: int) -> None:
         self._caps = caps
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_values = max_values
         memory = _BASE_MEMORY + _MEMORY_PER_BODY_BYTE * max_bytes + _MEMORY_PER_VALUE * max_values
         self._helpers = Helpers(Limits(caps, PROCESSOR_SECONDS, memory))
@@ -41,12 +41,15 @@ class Bodies:
 
         Raises APIError, ClientDisconnect, and ClientGone while a helper process works.
         """
-        body, n_values = await receive(context, max_bytes=self._max_bytes, max_values=self._max_values)
-        if is_small(body, n_values):
-            return parse(cast(bytes, body), self._caps), len(body)  # orjson accepts a bytearray too
-        return await self._read_large(parse, body, n_values, context), len(body)
+        body, n_values = await receive(context, max_bytes=self.max_bytes, max_values=self._max_values)
+        return await self._decoded(parse, body, n_values, context), len(body)
 
-    async def _read_large(self, parse: Parse[R], body: bytearray, n_values: int, context: RequestContext) -> R:
+    async def _decoded(self, parse: Parse[R], body: bytearray, n_values: int, context: RequestContext) -> R:
+        if is_small(body, n_values):
+            return parse(cast(bytes, body), self._caps)  # orjson accepts a bytearray too
+        return await self._decode_large(parse, body, n_values, context)
+
+    async def _decode_large(self, parse: Parse[R], body: bytearray, n_values: int, context: RequestContext) -> R:
         async with self._turn:
             inline = fits_inline(body, n_values) and self._may_be_large(len(body))
             await asyncio.sleep(0)

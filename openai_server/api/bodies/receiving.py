@@ -19,11 +19,8 @@ async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -
     ClientDisconnect, and the connection's error for a body that is late or malformed.
     """
     exchange: Exchange = context.scope[EXCHANGE]
-    for name, value in context.scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:MAX_LENGTH_DIGITS]) > max_bytes:
-            raise BodyTooLarge(max_bytes)
-        if name == b"content-encoding" and not _is_identity(value):
-            raise UnsupportedEncoding(value.decode("latin-1"))
+    if announced_bytes(context) > max_bytes:
+        raise BodyTooLarge(max_bytes)
     uncounted = min(UNCOUNTED_BYTES, max_values)
     body, n_values, held, counting, more = bytearray(), 0, 0, False, True
     part = exchange.take_body()
@@ -50,6 +47,18 @@ async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -
     if error := context.scope.get(BODY_ERROR):
         raise error
     return body, n_values
+
+
+def announced_bytes(context: RequestContext) -> int:
+    """The length of the body, 0 if it isn't known. Nothing of it has been requested from the client yet. Raises
+    UnsupportedEncoding."""
+    n_bytes = 0
+    for name, value in context.scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            n_bytes = int(value[:MAX_LENGTH_DIGITS])
+        elif name == b"content-encoding" and not _is_identity(value):
+            raise UnsupportedEncoding(value.decode("latin-1"))
+    return n_bytes
 
 
 def _is_identity(content_encoding: bytes) -> bool:

@@ -69,6 +69,8 @@ class ChatCompletion(Struct):
     choices: list[ChatChoice]
     usage: Usage | None
     timings: Timings | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET
+    """The tier in which the request ran, if it requested one."""
 
 
 # ---- Events of a stream
@@ -121,3 +123,5 @@ class ChatCompletionChunk(Struct):
     usage: Usage | UnsetType | None = UNSET
     timings: Timings | UnsetType = UNSET
     prompt_progress: PromptProgress | UnsetType = UNSET
+    service_tier: str | UnsetType = UNSET
+    """As in a whole answer."""

@@ -1,17 +1,18 @@
 """The registry entry of `/v1/chat/completions`."""
 
-from functools import partial
-
 from openai_server.api import endpoint
 from openai_server.api.answers import AnswerOptions
 from openai_server.api.chat.answer import ChatCompletion, ChatCompletionChunk
 from openai_server.api.chat.request import parse
 from openai_server.api.chat.whole import chat_completion
 from openai_server.api.chat.writer import ChatWriter
-from openai_server.api.endpoint import Description, Endpoint, Example, RequestType, by_model, with_v1
+from openai_server.api.endpoint import Description, Endpoint, Example, Handler, RequestType, by_model, with_v1
 from openai_server.api.examples import CREATED, SERVED, chat
 from openai_server.api.generation_handler import GenerationHandler
-from openai_server.api.schemas import CHAT_FIELDS, ChatRequest
+from openai_server.api.prompt_files.step import with_files
+from openai_server.api.schemas import CHAT_FIELDS, ChatRequest, GenerateRequest
+from openai_server.api.services import Services
+from openai_server.core.request_context import RequestContext
 
 _QUESTION = ("Answer in one sentence.", "What is the capital of France?")
 _WEATHER = {
@@ -29,18 +30,28 @@ _CITY = {
     "additionalProperties": False,
 }
 
-CHAT = Endpoint(
-    paths=(*with_v1("/chat/completions"), *by_model("chat/completions", "chat")),  # /{model}/chat is a path of hayhooks
-    method="POST",
-    handler=partial(
-        GenerationHandler,
+
+def _handler(services: Services) -> Handler:
+    async def complete(request: GenerateRequest, context: RequestContext) -> GenerateRequest:
+        request.turn = await with_files(services, request.turn, context)
+        return request
+
+    return GenerationHandler(
+        services,
         parse=parse,
         id_prefix="chatcmpl-",
+        complete=complete,
         answer=lambda identity, answers, request, format: chat_completion(
             identity, answers, AnswerOptions.of(request, format)
         ),
         writer=lambda identity, request, format: ChatWriter(identity, AnswerOptions.of(request, format)),
-    ),
+    )
+
+
+CHAT = Endpoint(
+    paths=(*with_v1("/chat/completions"), *by_model("chat/completions", "chat")),  # /{model}/chat is a path of hayhooks
+    method="POST",
+    handler=_handler,
     operation="chat",
     description=Description(
         tag="Generation",

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec import UNSET
+
 from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.chat.answer import AnswerMessage, ChatChoice, ChatCompletion
 from openai_server.api.chat.logprobs import chat_logprobs
@@ -11,7 +13,7 @@ from openai_server.api.usage import usage
 from openai_server.core.answer import Answer
 from openai_server.core.events import Finish
 from openai_server.core.usage import total
-from openai_server.parsing.choice_reader import ChoiceReader
+from openai_server.parsing.readers import reader_of
 
 
 def chat_completion(identity: AnswerIdentity, answers: Sequence[Answer], options: AnswerOptions) -> WholeAnswer:
@@ -20,7 +22,7 @@ def chat_completion(identity: AnswerIdentity, answers: Sequence[Answer], options
     for index, choice in enumerate(choice for answer in answers for choice in answer.choices):
         message, reason = AnswerMessage("assistant", choice.text, None), choice.finish_reason
         if format := options.format:
-            events = ChoiceReader(format).read(choice.text, reason, ended=True)
+            events = reader_of(format).read(choice.text, reason, ended=True)
             message = message_of(events, legacy=format.legacy, must_call=format.must_call)
             reason = events[-1].reason if events and isinstance(events[-1], Finish) else None
         logprobs = chat_logprobs(choice.logprobs) if options.logprobs else None
@@ -34,6 +36,7 @@ def chat_completion(identity: AnswerIdentity, answers: Sequence[Answer], options
         choices,
         usage(counts),
         answer_timings(answers),
+        UNSET if options.service_tier is None else options.service_tier,
     )
     reasons = [choice.finish_reason for choice in choices if choice.finish_reason]
     return WholeAnswer(content, len(choices), reasons, counts)

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from openai_server.api import endpoint
 from openai_server.api.embeddings.answer import Embeddings, embeddings, vector
 from openai_server.api.embeddings.request import parse
@@ -27,7 +29,7 @@ async def embed(task: Task, request: EmbeddingRequest) -> Embeddings:
         return vector(elements, request), n_tokens
 
     async def work(model: Model) -> Embeddings:
-        options = request.options
+        options = replace(request.options, priority=task.priority(request.priority, model))
         calls = await spread(
             encode_tasks.embed(prompt, options, to) for prompt, to in task.with_targets(request.prompts, model)
         )

@@ -2,8 +2,11 @@
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 
 class Health(Struct):
     status: Literal["ok"]
+    store: Literal["ok", "unavailable"] | UnsetType = UNSET
+    """Whether the store answers; absent without a store, and from `/livez`. Requests that need no store work without
+    it, so it doesn't change the HTTP status."""

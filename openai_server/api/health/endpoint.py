@@ -35,7 +35,9 @@ def ready(services: Services) -> Handler:
         except BackendError as error:
             log.debug("not ready: %s: %s", error.status, error.message)
             raise Unavailable("The model backend can't answer at the moment.") from error
-        return JSONResponse(_OK)
+        if (store := services.store) is None:
+            return JSONResponse(_OK)
+        return JSONResponse(Health("ok", "unavailable" if store.is_away else "ok"))
 
     return handle
 

@@ -68,7 +68,7 @@ class DeltaUsage(Struct, kw_only=True):
 
 class MessageUsage(DeltaUsage, kw_only=True):
     cache_creation: CacheCreation
-    service_tier: Literal["standard"] = "standard"
+    service_tier: Literal["standard", "batch"] = "standard"
     inference_geo: None = None
 
 

@@ -40,15 +40,15 @@ class ContentSource(Struct, tag_field="type", tag="content"):
 
 
 class Base64Source(Struct, tag_field="type", tag="base64"):
-    """Refused, as the other two sources below."""
+    data: str
 
 
 class UrlSource(Struct, tag_field="type", tag="url"):
-    pass
+    url: str
 
 
 class FileSource(Struct, tag_field="type", tag="file"):
-    pass
+    file_id: str
 
 
 DocumentSource = PlainTextSource | ContentSource | Base64Source | UrlSource | FileSource

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from openai_server.api.documents import document, tagged
 from openai_server.api.messages.blocks import (
     AssistantMessageParam,
+    Base64Source,
     Block,
     CompactionBlockParam,
     ContentSource,
     DocumentBlockParam,
+    FileSource,
     ImageBlockParam,
     McpToolResultBlockParam,
     MessageParam,
@@ -29,6 +32,7 @@ from openai_server.api.messages.blocks import (
     ToolReferenceBlockParam,
     ToolResultBlockParam,
     ToolUseBlockParam,
+    UrlSource,
     UserMessageParam,
 )
 from openai_server.api.schemas import bounds
@@ -37,8 +41,13 @@ from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedPar
 from openai_server.core.messages import (
     AnswerPart,
     AssistantMessage,
+    Content,
+    ContentPart,
+    FilePart,
     FunctionCall,
     Message,
+    NamedFile,
+    PromptFile,
     SystemMessage,
     TextPart,
     ToolCall,
@@ -143,17 +152,17 @@ class _Conversation:
             path = f"{place}[{i}]"
             if isinstance(block, ToolUseBlockParam):
                 raise InvalidRequest(f"'{path}': a tool_use block belongs to the assistant.", param=path)
-            for text in _texts(block, path):
-                self._add_text(text, place)
+            for piece in _pieces(block, path):
+                self._add_text(piece, place)
 
-    def _add_text(self, text: str, place: str) -> None:
+    def _add_text(self, piece: str | FilePart, place: str) -> None:
         last = self.messages[-1] if self.messages else None
         if not isinstance(last, UserMessage):
-            self._append(UserMessage(text), place)
+            self._append(UserMessage(piece if isinstance(piece, str) else [piece]), place)
         elif isinstance(last.content, str):
-            last.content = [TextPart(last.content), TextPart(text)]
+            last.content = [TextPart(last.content), _part(piece)]
         else:
-            last.content.append(TextPart(text))
+            last.content.append(_part(piece))
 
     def _add_result(self, block: ToolResultBlockParam, place: str) -> None:
         """Adds a result right after its call, where templates expect it, also if other messages came between."""
@@ -165,14 +174,19 @@ class _Conversation:
         self.fields.insert(self._next_result, place)
         self._next_result += 1
 
-    def _result(self, result: ToolResultBlockParam, place: str) -> str:
-        """The text of a result."""
+    def _result(self, result: ToolResultBlockParam, place: str) -> Content:
+        """The text of a result, in parts if it has files."""
         content = result.content or ""
-        if isinstance(content, list):
-            self._count(len(content), place)
-            blocks = enumerate(content)
-            content = "\n".join(text for i, block in blocks for text in _texts(block, f"{place}.content[{i}]"))
-        return f"<error>\n{content}\n</error>" if result.is_error else content
+        if isinstance(content, str):
+            return f"<error>\n{content}\n</error>" if result.is_error else content
+        self._count(len(content), place)
+        blocks = enumerate(content)
+        pieces = [piece for i, block in blocks for piece in _pieces(block, f"{place}.content[{i}]")]
+        if result.is_error:
+            pieces = ["<error>", *pieces, "</error>"]
+        if any(isinstance(piece, FilePart) for piece in pieces):
+            return [_part(piece) for piece in pieces]
+        return "\n".join(map(str, pieces))
 
     def _count(self, n_parts: int, place: str) -> None:
         self._n_parts += n_parts
@@ -255,6 +269,32 @@ def _parts(blocks: Sequence[TextBlockParam]) -> Any:
     return blocks[0].text if len(blocks) == 1 else [TextPart(block.text) for block in blocks]
 
 
+def _part(piece: str | FilePart) -> ContentPart:
+    return TextPart(piece) if isinstance(piece, str) else piece
+
+
+def _pieces(block: Block | ResultBlock, place: str) -> Iterator[str | FilePart]:
+    """The texts of a block that go into the prompt, and its file. Raises UnsupportedParameter for an image."""
+    if isinstance(block, DocumentBlockParam) and (file := _file(block, f"{place}.source")) is not None:
+        yield file
+    else:
+        yield from _texts(block, place)
+
+
+def _file(block: DocumentBlockParam, place: str) -> NamedFile | None:
+    """The file of a document; None if its text is in the request."""
+    match block.source:
+        case Base64Source(data=data):
+            source, name, url = PromptFile(file_data=data), "data", None
+        case FileSource(file_id=id):
+            source, name, url = PromptFile(file_id=id), "file_id", None
+        case UrlSource(url=url):
+            source, name = PromptFile(), "url"
+        case _:
+            return None
+    return NamedFile(source, field=f"{place}.{name}", url=url, context=block.context, title=block.title)
+
+
 def _texts(block: Block | ResultBlock, place: str) -> Iterator[str]:
     """The texts of a block that go into the prompt. Raises UnsupportedParameter for an image, and for a document that
     isn't text."""
@@ -263,9 +303,9 @@ def _texts(block: Block | ResultBlock, place: str) -> Iterator[str]:
             yield text
         case SearchResultBlockParam():
             text = "\n".join(part.text for part in block.content)
-            yield _tagged("search_result", text, title=block.title, source=block.source)
+            yield tagged("search_result", text, title=block.title, source=block.source)
         case DocumentBlockParam():
-            yield _tagged("document", _document_text(block, place), title=block.title, context=block.context)
+            yield document(_document_text(block, place), block.title, block.context)
         case ImageBlockParam():
             raise _unreadable(place, "image")
         case McpToolResultBlockParam(content=str(content)):
@@ -292,11 +332,6 @@ def _document_text(block: DocumentBlockParam, place: str) -> str:
                 texts.append(part.text)
             return "\n".join(texts)
     raise _unreadable(place, f"document with the source '{block.source.__struct_config__.tag}'")
-
-
-def _tagged(tag: str, text: str, **fields: str | None) -> str:
-    lines = [f"<{name}>{value}</{name}>" for name, value in fields.items() if value]
-    return "\n".join([f"<{tag}>", *lines, text, f"</{tag}>"])
 
 
 def _unreadable(place: str, kind: str) -> UnsupportedParameter:

@@ -55,7 +55,7 @@ class Ending:
             limit = self._request.turn.token_limit
             is_full = used is not None and limit is not None and used.completion < limit
             return "model_context_window_exceeded" if is_full else "max_tokens"
-        if self._refuses:
+        if self._refuses or self._reason == contract.FINISH_CONTENT_FILTER:
             return "refusal"
         if self._stop is not None:
             return "stop_sequence"
@@ -72,7 +72,7 @@ def delta_usage(used: Usage | None) -> DeltaUsage:
     )
 
 
-def message_usage(used: Usage | None) -> MessageUsage:
+def message_usage(used: Usage | None, *, is_batched: bool = False) -> MessageUsage:
     """The usage of a whole answer, or at the start of a stream."""
     used = used or NO_USAGE
     return MessageUsage(
@@ -81,6 +81,7 @@ def message_usage(used: Usage | None) -> MessageUsage:
         output_tokens=used.completion,
         output_tokens_details=None if used.marked is None else OutputTokensDetails(used.marked),
         cache_creation=CacheCreation(),
+        service_tier="batch" if is_batched else "standard",
     )
 
 

@@ -40,9 +40,9 @@ SOURCES = _by_tag(
         blocks.ContentSource: _fields(
             blocks.ContentSource, nested={"content": KnownItems(_by_tag("type", {**_TEXT, **_IMAGE}))}
         ),
-        blocks.Base64Source: _fields(blocks.Base64Source, frozenset({"data", "media_type"})),
-        blocks.UrlSource: _fields(blocks.UrlSource, frozenset({"url"})),
-        blocks.FileSource: _fields(blocks.FileSource, frozenset({"file_id"})),
+        blocks.Base64Source: _fields(blocks.Base64Source, frozenset({"media_type"})),
+        blocks.UrlSource: _fields(blocks.UrlSource),
+        blocks.FileSource: _fields(blocks.FileSource),
     },
 )
 _RESULT: ByStruct = {
@@ -154,7 +154,6 @@ NO_EFFECT = _CACHE | {
     "fallbacks",  # another model never answers
     "inference_geo",
     "mcp_servers",  # for tools that run on a server
-    "metadata",
     "service_tier",  # selects one of Anthropic's queues; there is one queue
     "speed",
     "user_profile_id",

@@ -13,6 +13,7 @@ from openai_server.api.services import Services
 from openai_server.api.tokens.count import CountHandler
 from openai_server.core.request_context import RequestContext
 from openai_server.core.sealing import Seal
+from openai_server.core.tiers import BATCH
 
 
 def messages(services: Services) -> Handler:
@@ -22,6 +23,7 @@ def messages(services: Services) -> Handler:
     async def complete(request: MessagesTurn, context: RequestContext) -> MessagesTurn:
         assert isinstance(request.turn, ConversationTurn)
         request.turn = await opened(services, request.turn, context)
+        request.is_batched = context.tier is BATCH
         return request
 
     return GenerationHandler(

@@ -138,6 +138,8 @@ class MessagesRequest(GenerationFields, _Conversation, kw_only=True):
     stop_sequences: Annotated[list[Text], Meta(max_length=contract.MAX_STOP_STRINGS)] | None = None
     stream: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None  # an extension
+    metadata: Any = None
+    """For backends that take chats, which get its `user_id`. Elsewhere it has no effect."""
 
     @property
     def guide(self) -> Guide:
@@ -156,7 +158,10 @@ class MessagesRequest(GenerationFields, _Conversation, kw_only=True):
     def turn(self) -> "ConversationTurn":
         """Raises InvalidRequest."""
         names = NAMES if self.repeat_penalty is None else {**NAMES, "repetition_penalty": "repeat_penalty"}
-        return self._turn(self._sampling(), self.guide, self.max_tokens, names)
+        turn = self._turn(self._sampling(), self.guide, self.max_tokens, names)
+        if isinstance(self.metadata, dict) and (user := self.metadata.get("user_id")) is not None:
+            turn.extras = {"user": user}
+        return turn
 
     @property
     def omits_thinking(self) -> bool:
@@ -182,10 +187,13 @@ class MessagesTurn(GenerateRequest, kw_only=True):
     """Whether the text of reasoning is left out of the response."""
     stop_sequences: tuple[str, ...] = ()
     """Those of the client."""
+    is_batched: bool = False
+    """Whether it is a line of a batch, which its usage reports."""
 
 
 NAMES: Mapping[str, str] = {
     "enable_thinking": "thinking",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "parameters": "{}.input_schema",
     "prompt": "messages",
     "reasoning_effort": "output_config.effort",
@@ -193,6 +201,7 @@ NAMES: Mapping[str, str] = {
     "stop": "stop_sequences",
     "token_limit": "max_tokens",
     "tool_use": "tool_choice",
+    "user": "metadata.user_id",
 }
 
 

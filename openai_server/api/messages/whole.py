@@ -13,7 +13,8 @@ from openai_server.core.answer import Answer
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning, Refusal
 from openai_server.core.sealing import Seal
 from openai_server.core.usage import total
-from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.readers import reader_of
 
 
 def whole(
@@ -27,7 +28,7 @@ def whole(
     [choice] = [choice for answer in answers for choice in answer.choices]
     events: list[Event] = [Content(choice.text)]
     if format is not None:
-        events = ChoiceReader(format).read(choice.text, choice.finish_reason, ended=True)
+        events = reader_of(format).read(choice.text, choice.finish_reason, ended=True)
     elif choice.finish_reason is not None:
         events.append(Finish(choice.finish_reason))
     ending = Ending(request)
@@ -35,7 +36,8 @@ def whole(
         ending.note(event)
     counts = total(answer.usage for answer in answers)
     content = _blocks(events, omits_thinking=request.omits_thinking, seal=seal)
-    body = message(identity.id, identity.model, content, ending.delta(counts), message_usage(counts))
+    usage = message_usage(counts, is_batched=request.is_batched)
+    body = message(identity.id, identity.model, content, ending.delta(counts), usage)
     reasons = [event.reason for event in events if isinstance(event, Finish)]
     return WholeAnswer(body, 1, reasons, counts)
 

@@ -19,9 +19,9 @@ async def rerank(task: Task, request: RerankRequest) -> Ranking:
     """Raises APIError."""
 
     async def work(model: Model) -> Ranking:
+        priority = task.priority(request.priority, model)
         calls = await spread(
-            encode_tasks.rank(request.query, text, request.priority, to)
-            for text, to in task.with_targets(request.texts, model)
+            encode_tasks.rank(request.query, text, priority, to) for text, to in task.with_targets(request.texts, model)
         )
         results = await task.infer(calls, model, decode.score)
         return ranking(task.id, model.name, request, *columns(results))

@@ -90,13 +90,22 @@ class ResponseInputText(Struct, tag_field="type", tag="input_text"):
     text: str
 
 
+class ResponseInputFile(Struct, tag_field="type", tag="input_file"):
+    """A file of the user, which has one of `file_id`, `file_data` and `file_url`."""
+
+    file_id: str | UnsetType = UNSET
+    file_data: str | UnsetType = UNSET
+    file_url: str | UnsetType = UNSET
+    filename: str | UnsetType = UNSET
+
+
 class ResponseUserMessage(Struct, tag_field="type", tag="message"):
     """A message of the user, unchanged."""
 
     id: str
     status: Literal["completed"]
     role: Literal["user"]
-    content: Sequence[ResponseInputText]
+    content: Sequence[ResponseInputText | ResponseInputFile]
 
 
 # ---- The response
@@ -131,6 +140,10 @@ class ResponseError(Struct):
     message: str
 
 
+class ResponseConversation(Struct):
+    id: str
+
+
 class ResponseObject(Struct, kw_only=True):
     id: str
     object: Literal["response"] = "response"
@@ -138,8 +151,9 @@ class ResponseObject(Struct, kw_only=True):
     """Unix seconds, as is `completed_at`."""
     completed_at: int | None
     """None unless the status is `completed`."""
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
-    background: Literal[False] = False
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    background: bool
+    conversation: ResponseConversation | UnsetType = UNSET
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     instructions: str | None
@@ -150,12 +164,13 @@ class ResponseObject(Struct, kw_only=True):
     parallel_tool_calls: bool
     presence_penalty: float
     frequency_penalty: float
-    previous_response_id: None = None
+    previous_response_id: str | None
     prompt_cache_key: str | None
     reasoning: Mapping[str, str | None]
     safety_identifier: str | None
     service_tier: str
-    store: Literal[False] = False
+    store: bool
+    """Whether the response can be retrieved. At the beginning of a stream: whether it will be."""
     temperature: float
     text: Mapping[str, Any]
     tool_choice: Any

@@ -7,6 +7,7 @@ from openai_server.api.responses.answer import CompactedResponse, ResponseObject
 from openai_server.api.responses.input.body import ResponsesBody
 from openai_server.api.responses.input.fields import RESPONSES_FIELDS
 from openai_server.api.responses.output.stream_events import EVENT_TYPES
+from openai_server.api.responses.retrieval.parameters import RESPONSE_ID
 from openai_server.api.tokens.answer import InputTokens
 
 _WEATHER = {
@@ -193,4 +194,20 @@ RESPONSES_INPUT_TOKENS = Description(
     answers=[InputTokens],
     example={"object": "response.input_tokens", "input_tokens": 45},
     errors=endpoint.WORK,
+)
+RESPONSES_CANCEL = Description(
+    tag="Stored responses",
+    summary="Cancel a background response",
+    parameters=[RESPONSE_ID],
+    answers=[ResponseObject],
+    example={
+        **RESPONSES.example,
+        "completed_at": None,
+        "status": "cancelled",
+        "background": True,
+        "output": [],
+        "store": True,
+        "usage": None,
+    },
+    errors=endpoint.STORE,
 )

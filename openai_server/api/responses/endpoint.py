@@ -1,10 +1,11 @@
-"""The registry entries of `/v1/responses`, `/v1/responses/compact` and `/v1/responses/input_tokens`."""
+"""The registry entries of `/v1/responses` and the paths below it."""
 
 from openai_server.api.deferred import description_in, handler_in
 from openai_server.api.endpoint import Endpoint, by_model, with_v1
 from openai_server.api.responses.errors import RESPONSES_API
 
 _HANDLERS = "openai_server.api.responses.handlers"
+_BACKGROUND = "openai_server.api.responses.background.cancel"
 _DESCRIPTIONS = "openai_server.api.responses.descriptions"
 
 RESPONSES = Endpoint(
@@ -29,4 +30,11 @@ RESPONSES_INPUT_TOKENS = Endpoint(
     handler=handler_in(_HANDLERS, "input_tokens"),
     client_api=RESPONSES_API,
     description=description_in(_DESCRIPTIONS, "RESPONSES_INPUT_TOKENS"),
+)
+RESPONSES_CANCEL = Endpoint(
+    paths=with_v1("/responses/{response_id}/cancel"),
+    method="POST",
+    handler=handler_in(_BACKGROUND, "cancel"),
+    client_api=RESPONSES_API,
+    description=description_in(_DESCRIPTIONS, "RESPONSES_CANCEL"),
 )

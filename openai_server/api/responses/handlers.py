@@ -9,19 +9,24 @@ from openai_server.api.generation_handler import BuildAnswer, GenerationHandler
 from openai_server.api.responses.count import count
 from openai_server.api.responses.opening import completed
 from openai_server.api.responses.output.compaction import CompactionWriter, compacted, response_with_summary
+from openai_server.api.responses.output.response_stream import ResponseStream
 from openai_server.api.responses.output.whole import response
 from openai_server.api.responses.output.writer import ResponsesWriter
-from openai_server.api.responses.request import parse, parse_to_compact
+from openai_server.api.responses.request import (
+    parse,
+    parse_to_compact,
+    parse_to_compact_with_source,
+    parse_with_source,
+)
 from openai_server.api.responses.settings import ResponsesRequest
+from openai_server.api.responses.storage.handler import StoringHandler
+from openai_server.api.responses.stored_view import ENCRYPTED
 from openai_server.api.services import Services
-from openai_server.api.stream_writer import StreamWriter
 from openai_server.api.tokens.count import CountHandler
 from openai_server.core.answer import Answer
+from openai_server.core.request_context import RequestContext
 from openai_server.core.sealing import Seal
 from openai_server.parsing.choice_reader import AnswerFormat
-
-ENCRYPTED = "reasoning.encrypted_content"
-"""The value of `include` for sealed reasoning."""
 
 
 def responses(services: Services) -> Handler:
@@ -34,13 +39,14 @@ def responses(services: Services) -> Handler:
             return response_with_summary(identity, answers, request, format, seal, now)
         return response(identity, answers, request, format, _reasoning_seal(services, identity, request), now)
 
-    return _handler(services, parse, answer)
+    return _handler(services, parse, parse_with_source, answer)
 
 
 def compact(services: Services) -> Handler:
     return _handler(
         services,
         parse_to_compact,
+        parse_to_compact_with_source,
         lambda identity, answers, request, format: compacted(
             identity, answers, request, format, services.sealer.sealing("compaction", identity.model)
         ),
@@ -48,24 +54,41 @@ def compact(services: Services) -> Handler:
 
 
 def input_tokens(services: Services) -> Handler:
-    return CountHandler(services, parse=parse, work=count)
+    return CountHandler(services, parse=parse if services.store is None else parse_with_source, work=count)
 
 
-def _handler(services: Services, parse: Parse[ResponsesRequest], answer: BuildAnswer[ResponsesRequest]) -> Handler:
-    def writer(identity: AnswerIdentity, request: ResponsesRequest, format: AnswerFormat | None) -> StreamWriter:
-        if request.compacts:
-            seal = services.sealer.sealing("compaction", identity.model)
-            return CompactionWriter(identity, request, seal, services.clock)
-        return ResponsesWriter(identity, request, format, _reasoning_seal(services, identity, request), services.clock)
+def _handler(
+    services: Services,
+    parse: Parse[ResponsesRequest],
+    parse_with_source: Parse[ResponsesRequest],
+    answer: BuildAnswer[ResponsesRequest],
+) -> Handler:
+    """`parse_with_source` is for servers with a store."""
 
-    return GenerationHandler(
-        services,
-        parse=parse,
-        id_prefix="resp_",
-        complete=lambda request, context: completed(services, request, context),
-        answer=answer,
-        writer=writer,
+    def writer(identity: AnswerIdentity, request: ResponsesRequest, format: AnswerFormat | None) -> ResponseStream:
+        return stream_writer(services, identity, request, format)
+
+    async def complete(request: ResponsesRequest, context: RequestContext) -> ResponsesRequest:
+        return await completed(services, request, context)
+
+    if (store := services.store) is None:
+        return GenerationHandler(
+            services, parse=parse, id_prefix="resp_", complete=complete, answer=answer, writer=writer
+        )
+    return StoringHandler(
+        services, store, writer, parse=parse_with_source, id_prefix="resp_", complete=complete, answer=answer
     )
+
+
+def stream_writer(
+    services: Services, identity: AnswerIdentity, request: ResponsesRequest, format: AnswerFormat | None
+) -> ResponseStream:
+    """The writer of the response's stream. `format`: None if all of the model's text is content."""
+    if request.compacts:
+        seal = services.sealer.sealing("compaction", identity.model)
+        return CompactionWriter(identity, request.settings, seal, services.clock)
+    reasoning_seal = _reasoning_seal(services, identity, request)
+    return ResponsesWriter.of(identity, request, format, reasoning_seal, services.clock)
 
 
 def _reasoning_seal(services: Services, identity: AnswerIdentity, request: ResponsesRequest) -> Seal | None:

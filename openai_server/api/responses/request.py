@@ -1,37 +1,44 @@
 """The request of `/v1/responses`. PURE.
 
-`/v1/responses/input_tokens` and `/v1/responses/compact` have the same input: they use `parse` too.
+`/v1/responses/input_tokens` and `/v1/responses/compact` have the same input: they use `parse` too. A request that
+continues stored items is parsed twice: at first without them, and `with_history` when they are known.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import orjson
 from msgspec.structs import replace
 
-from anyserve_common.text import shortened
 from openai_server.access.caps import Caps
-from openai_server.api.responses.input.body import MAX_LABEL, MAX_LABEL_VALUE, ResponsesBody, guide_of_format
+from openai_server.api.responses.input.body import ResponsesBody, check_metadata, guide_of_format
 from openai_server.api.responses.input.choice import tool_use
-from openai_server.api.responses.input.configuration import AnyFormat, FlatSchemaFormat, ObjectFormat, PlainFormat
-from openai_server.api.responses.input.conversation import conversation
+from openai_server.api.responses.input.configuration import AnyFormat
+from openai_server.api.responses.input.conversation import OWN_ITEMS, ItemFields, conversation
 from openai_server.api.responses.input.fields import INCLUDABLE, OTHER_NAMES, RESPONSES_FIELDS, STORED
 from openai_server.api.responses.input.items import (
     AdditionalToolsInput,
+    CompactionInput,
     CompactionTriggerInput,
     ConfigurationUpdateInput,
     Item,
+    ItemReferenceInput,
+    MessageInput,
     ToolSearchOutputInput,
+    add_types,
 )
 from openai_server.api.responses.input.limits import check_limits
-from openai_server.api.responses.input.toolbox import ToolGroup, reported, toolbox
-from openai_server.api.responses.settings import ResponsesRequest, Settings
+from openai_server.api.responses.input.repeated import base_of, repeated_settings
+from openai_server.api.responses.input.toolbox import ToolGroup, toolbox
+from openai_server.api.responses.settings import ResponsesRequest, StoreUse
 from openai_server.api.schemas import check_extensions, check_reasoning_limits, convert, load
 from openai_server.api.schemas.guides import decode_schemas, guide_of
 from openai_server.api.schemas.requests import reasoning_limits_of
 from openai_server.api.schemas.tables import missing
-from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
+from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.turn import Guide, TemplateOptions, Turn
+from openai_server.store.records import NOTHING
 
 NAMES: Mapping[str, str] = {
     "custom_format": "{}.format.definition",
@@ -41,42 +48,97 @@ NAMES: Mapping[str, str] = {
     "reasoning_effort": "reasoning.effort",
     "token_limit": "max_output_tokens",
     "tool_use": "tool_choice",
+    "verbosity": "text.verbosity",
 }
 
 
 def parse(body: bytes, caps: Caps) -> ResponsesRequest:
     """Raises InvalidRequest."""
     request = _checked(load(body), len(body))
-    answer = _request(request)
+    answer = _request(request, OWN_ITEMS, items=_own_items(request), may_be_empty=_continues(request))
     answer.turn = caps.applied(answer.turn, request.prompt_fields(), len(body))
     return answer
 
 
+def parse_with_source(body: bytes, caps: Caps) -> ResponsesRequest:
+    """The same with `source`, for servers with a store. Raises InvalidRequest."""
+    request = parse(body, caps)
+    request.source = bytes(body)
+    return request
+
+
+def with_history(
+    request: ResponsesRequest, history: Sequence[bytes], references: Mapping[str, bytes], caps: Caps
+) -> ResponsesRequest:
+    """The request with the items of its history before its own, and with `references` by id in place of those that
+    refer to them. Other references are left out: they refer to the history.
+
+    The items are JSON objects. Raises InvalidRequest.
+    """
+    source = request.source
+    body = _checked(load(source), len(source))
+    earlier = decoded_items(history)
+    own: Sequence[Item] = _own_items(body)
+    if isinstance(body.input, str):
+        own = [MessageInput(role="user", content=body.input)]
+    if request.use.references:
+        items = dict(zip(references, decoded_items(references.values()), strict=True))
+        found = (items.get(item.id) if isinstance(item, ItemReferenceInput) else item for item in own)
+        own = [item for item in found if item is not None]
+    n_bytes = len(source) + sum(map(len, history)) + sum(map(len, references.values()))
+    body.input = [*_since_summary(earlier), *own]
+    name = "conversation" if request.use.base.conversation_id else "previous_response_id"
+    answer = _request(body, ItemFields(len(body.input) - len(own), name), items=body.input)
+    answer.turn = caps.applied(answer.turn, body.prompt_fields(), n_bytes)
+    answer.turn.model = request.turn.model  # the path may contain it
+    answer.source, answer.compacts, answer.use = source, request.compacts or answer.compacts, request.use
+    return answer
+
+
+def _since_summary(items: Sequence[Item]) -> Sequence[Item]:
+    """The items from the last summary on, which replaces those before it."""
+    for i in reversed(range(len(items))):
+        if isinstance(items[i], CompactionInput):
+            return items[i:]
+    return items
+
+
+def decoded_items(items: Iterable[bytes]) -> list[Item]:
+    """The items from their JSON objects."""
+    return _items.decode(b"[" + b",".join(items) + b"]")
+
+
+_items: msgspec.json.Decoder[list[Item]] = msgspec.json.Decoder(list[Item])
+
+
 def parse_to_compact(body: bytes, caps: Caps) -> ResponsesRequest:
     """The request of `/v1/responses/compact`. Raises InvalidRequest."""
-    request = parse(body, caps)
+    return _to_compact(parse(body, caps))
+
+
+def parse_to_compact_with_source(body: bytes, caps: Caps) -> ResponsesRequest:
+    """The same with `source`. Raises InvalidRequest."""
+    return _to_compact(parse_with_source(body, caps))
+
+
+def _to_compact(request: ResponsesRequest) -> ResponsesRequest:
     if request.turn.model is None:
         raise missing("model")
-    if request.stream:
-        raise InvalidRequest("'stream' is not supported by this endpoint: it has no stream.", param="stream")
+    for name, value in (("stream", request.stream), ("background", request.use.background)):
+        if value:
+            raise InvalidRequest(f"'{name}' is not supported by this endpoint.", param=name)
     return replace(request, compacts=True)
 
 
 def _checked(payload: dict[str, Any], body_size: int) -> ResponsesBody:
     _check_names(payload)
-    _add_types(payload.get("input"))
+    add_types(payload.get("input"))
     decode_schemas(payload)
     check_limits(payload, body_size)
     RESPONSES_FIELDS.clean(payload)
     request = convert(payload, ResponsesBody)
     check_extensions(request)
-    for name, value in (request.metadata or {}).items():
-        if len(name) > MAX_LABEL or len(value) > MAX_LABEL_VALUE:
-            raise AboveLimit(
-                f"metadata.{shortened(name)}",
-                f"must have at most {MAX_LABEL} characters in its key and {MAX_LABEL_VALUE} in its value",
-                kind="string",
-            )
+    check_metadata(request.metadata or {})
     for i, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             raise InvalidRequest(
@@ -86,44 +148,58 @@ def _checked(payload: dict[str, Any], body_size: int) -> ResponsesBody:
 
 
 def _check_names(payload: Mapping[str, Any]) -> None:
-    """Raises UnsupportedParameter for fields that can be replaced, with their replacement."""
+    """Raises UnsupportedParameter for fields that can be replaced, with their replacement, and InvalidRequest for
+    fields that exclude each other."""
+    if payload.get("previous_response_id") is not None and payload.get("conversation") is not None:
+        raise InvalidRequest(
+            "'previous_response_id' and 'conversation' exclude each other; set only one of them.",
+            param="previous_response_id",
+        )
     for name, reason in STORED.items():
         if payload.get(name) is not None:
             raise UnsupportedParameter(name, f"'{name}' is not supported: {reason}.")
-    if payload.get("background") is True:
-        raise UnsupportedParameter(
-            "background", "'background' is not supported: this server stores nothing, so the response would be lost."
-        )
     for name, other_name in OTHER_NAMES.items():
         if payload.get(name) is not None:
             raise UnsupportedParameter(name, f"'{name}' is not a field of this API; use '{other_name}'.")
 
 
-def _add_types(items: object) -> None:
-    """Adds the type of messages and references, which may be absent. Raises InvalidRequest for a reference."""
+def own_items(request: ResponsesRequest) -> str | Sequence[Any]:
+    """The items of the request itself, as the client wrote them or as they are stored, without those that only control
+    it."""
+    items = load(request.source).get("input") or ()
     if not isinstance(items, list):
-        return
-    for i, item in enumerate(items):
-        if not isinstance(item, dict):
-            continue
-        if item.get("type") is None:
-            names = {name for name, value in item.items() if value is not None}
-            is_message = ("role" in names and "tools" not in names) or "content" in names <= {"content", "id", "phase"}
-            item["type"] = "message" if is_message else "item_reference" if names == {"id"} else None
-        if item["type"] == "item_reference":
-            raise UnsupportedParameter(
-                f"input[{i}]", f"'input[{i}]' refers to a stored item, but this server stores nothing. Send the item."
-            )
+        return cast(str, items)
+    add_types(items)
+    own = []
+    for item in items:
+        if item["type"] != "item_reference":
+            own.append(item)
+        elif (body := request.referenced.get(item["id"])) is not None:
+            own.append(orjson.loads(body))
+    return [item for item in own if item["type"] != "compaction_trigger"]
 
 
-def _request(request: ResponsesBody) -> ResponsesRequest:
-    items: Sequence[Item] = () if isinstance(request.input, str) else request.input
-    box = toolbox(_tool_groups(request, items))
+def _own_items(request: ResponsesBody) -> Sequence[Item]:
+    return request.input if isinstance(request.input, list) else ()
+
+
+def _continues(request: ResponsesBody) -> bool:
+    """Whether the request continues stored items."""
+    return base_of(request) != NOTHING or any(isinstance(item, ItemReferenceInput) for item in _own_items(request))
+
+
+def _request(
+    request: ResponsesBody, fields: ItemFields, *, items: Sequence[Item], may_be_empty: bool = False
+) -> ResponsesRequest:
+    """`may_be_empty`: whether the stored items that the request continues come later."""
+    if request.input is None and not may_be_empty:
+        raise missing("input")
+    box = toolbox(_tool_groups(request, items, fields))
     use = tool_use(request, box)
-    chat = conversation(request.instructions, request.input, box)
-    if not chat.messages:
+    chat = conversation(request.instructions, request.input or (), box, fields)
+    if not (chat.messages or may_be_empty):
         raise InvalidRequest("'input' has no message.", param="input")
-    configuration = _Configuration(request, items)
+    configuration = _Configuration(request, items, fields)
     guide = configuration.guide
     if guide.grammar is not None and use:
         raise InvalidRequest(
@@ -140,6 +216,7 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
     turn = Turn(
         model=request.model,
         messages=chat.messages,
+        in_items=True,
         tools=box.tools,
         tool_use=use,
         template=TemplateOptions(
@@ -154,6 +231,7 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
         token_limit=request.max_output_tokens,
         reasoning_limit=reasoning_limit,
         top_logprobs=(request.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
+        extras=request.extras(),
         names=names,
         message_fields=chat.fields,
         tool_fields=box.fields,
@@ -162,34 +240,43 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
         turn,
         bool(request.stream),
         include_usage=True,
-        settings=_settings(request, configuration),
+        service_tier=request.service_tier,
+        settings=repeated_settings(request, configuration.format, configuration.effort),
         include=include,
         tools=box.called,
-        compacts=_compacts(items),
+        compacts=_compacts(items, fields),
+        use=StoreUse(
+            store=request.store,
+            background=bool(request.background),
+            base=base_of(request),
+            references={
+                item.id: fields.path(i) for i, item in enumerate(items) if isinstance(item, ItemReferenceInput)
+            },
+        ),
         sealed_items=chat.sealed,
         reasoning_pieces=chat.pieces,
     )
 
 
-def _tool_groups(request: ResponsesBody, items: Sequence[Item]) -> Iterable[ToolGroup]:
+def _tool_groups(request: ResponsesBody, items: Sequence[Item], fields: ItemFields) -> Iterable[ToolGroup]:
     yield ToolGroup("tools", request.tools or ())
     for i, item in enumerate(items):
         if isinstance(item, AdditionalToolsInput | ToolSearchOutputInput):
-            yield ToolGroup(f"input[{i}].tools", item.tools or (), may_replace=True)
+            yield ToolGroup(f"{fields.path(i)}.tools", item.tools or (), may_replace=True)
 
 
-def _compacts(items: Sequence[Item]) -> bool:
+def _compacts(items: Sequence[Item], fields: ItemFields) -> bool:
     """Raises InvalidRequest for a trigger that is not the last item."""
     for i, item in enumerate(items):
         if isinstance(item, CompactionTriggerInput) and i < len(items) - 1:
-            raise InvalidRequest(f"'input[{i}]' must be the last item.", param=f"input[{i}]")
+            raise InvalidRequest(f"'{fields.path(i)}' must be the last item.", param=fields.path(i))
     return bool(items) and isinstance(items[-1], CompactionTriggerInput)
 
 
 class _Configuration:
     """The settings that the input's items may replace. Each of them stays in effect until the next one."""
 
-    def __init__(self, request: ResponsesBody, items: Sequence[Item]) -> None:
+    def __init__(self, request: ResponsesBody, items: Sequence[Item], fields: ItemFields) -> None:
         self.effort = request.reasoning.effort if request.reasoning else None
         self.effort_field = "reasoning.effort"
         self.format: AnyFormat | None = request.text.format if request.text else None
@@ -198,67 +285,8 @@ class _Configuration:
             if not isinstance(item, ConfigurationUpdateInput):
                 continue
             if item.reasoning is not None and item.reasoning.effort is not None:
-                self.effort, self.effort_field = item.reasoning.effort, f"input[{i}].reasoning.effort"
+                self.effort, self.effort_field = item.reasoning.effort, f"{fields.path(i)}.reasoning.effort"
             if item.text is not None and item.text.format is not None:
-                self.format, format_field = item.text.format, f"input[{i}].text.format"
+                self.format, format_field = item.text.format, f"{fields.path(i)}.text.format"
         guide = guide_of_format(self.format, format_field)
         self.guide: Guide = guide_of(request, *([guide] if guide else ()))
-
-
-def _settings(request: ResponsesBody, configuration: _Configuration) -> Settings:
-    text: dict[str, Any] = {"format": _format(configuration.format)}
-    if request.text and request.text.verbosity:
-        text["verbosity"] = request.text.verbosity
-    reasoning = request.reasoning
-    summary = (reasoning.summary or reasoning.generate_summary) if reasoning else None
-    sampling = {
-        name: value
-        for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs")
-        if (value := getattr(request, name)) is not None
-    }
-    return Settings(
-        instructions=request.instructions,
-        tools=reported(request.tools or ()),
-        tool_choice=_choice(request),
-        parallel_tool_calls=request.parallel_tool_calls is not False,
-        max_output_tokens=request.max_output_tokens,
-        max_tool_calls=request.max_tool_calls,
-        truncation=request.truncation or "disabled",
-        text=text,
-        reasoning={"effort": configuration.effort, "summary": summary},
-        metadata=request.metadata or {},
-        safety_identifier=request.safety_identifier,
-        prompt_cache_key=request.prompt_cache_key,
-        user=request.user,
-        **sampling,
-    )
-
-
-def _format(format: AnyFormat | None) -> Mapping[str, Any]:
-    match format:
-        case None | PlainFormat():
-            return {"type": "text"}
-        case ObjectFormat():
-            return {"type": "json_object"}
-        case FlatSchemaFormat(name=name, description=description, schema=schema, strict=strict):
-            return {
-                "type": "json_schema",
-                "name": name,
-                "description": description,
-                "schema": schema,
-                "strict": bool(strict),
-            }
-
-
-def _choice(request: ResponsesBody) -> Any:
-    choice = msgspec.to_builtins(request.tool_choice)
-    if not isinstance(choice, dict):
-        return choice or "auto"
-    if choice["type"] == "allowed_tools":
-        choice["mode"] = choice["mode"] or "auto"
-        choice["tools"] = [_without_nulls(tool) for tool in choice["tools"]]
-    return _without_nulls(choice)
-
-
-def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if item is not None}

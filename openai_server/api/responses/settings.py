@@ -8,7 +8,9 @@ from msgspec.structs import replace
 
 from openai_server.api.schemas import GenerateRequest
 from openai_server.api.sealed_items import SealedItem, with_opened
+from openai_server.core.messages import UserMessage
 from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.store.records import NO_HISTORY, NOTHING, Base, History
 
 
 class CalledTool(Struct, frozen=True):
@@ -46,6 +48,33 @@ class Settings(Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     user: str | None = None
+    # Where the response is kept, and what it continues.
+    store: bool = False
+    background: bool = False
+    previous_response_id: str | None = None
+    conversation: str | None = None
+    """The conversation's id."""
+
+
+class StoreUse(Struct, frozen=True, kw_only=True):
+    """Stored items that a request continues, and whether its response is stored."""
+
+    store: bool | None = None
+    """Whether the response is stored; None: if there is a store."""
+    background: bool = False
+    base: Base = NOTHING
+    references: Mapping[str, str] = {}
+    """Ids of stored items in its input, each with its path."""
+    is_queued: bool = False
+    """Whether its response is in the store already, and keeps the items of a previous one that has been deleted."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether it needs stored items."""
+        return self.base != NOTHING or bool(self.references)
+
+
+NO_USE = StoreUse()
 
 
 class ResponsesRequest(GenerateRequest, kw_only=True):
@@ -59,12 +88,19 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     compacts: bool = False
     """Whether the answer is a summary that replaces the conversation: the request ends with a `compaction_trigger`
     item, or it was sent to `/v1/responses/compact`."""
-    user_texts: Sequence[Sequence[str]] = ()
-    """The texts of each message of the user, of a conversation that is replaced."""
+    user_messages: Sequence[UserMessage] = ()
+    """The user's messages in a conversation that is replaced, with their files."""
     sealed_items: Sequence[SealedItem] = ()
     """Items whose texts have to be opened before the turn is complete."""
     reasoning_pieces: Mapping[int, Sequence[str]] = {}
     """The reasoning of messages with sealed reasoning, by position in the turn."""
+    use: StoreUse = NO_USE
+    source: bytes = b""
+    """The body, if the server has a store."""
+    history: History = NO_HISTORY
+    """The stored items before its own."""
+    referenced: Mapping[str, bytes] = {}
+    """The items that its references name, as JSON objects, by id."""
 
     @property
     def model(self) -> str | None:
@@ -73,6 +109,9 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     @model.setter
     def model(self, name: str | None) -> None:
         self.turn.model = name
+
+    def report_tier(self, name: str) -> None:
+        self.settings = replace(self.settings, service_tier=name)
 
     def settings_for(self, format: AnswerFormat | None) -> Settings:
         """The settings, with the tools that are strict according to `format`: for a tool without `strict`, that follows

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from openai_server.api.schemas.extras import CLIENT_FIELDS
 from openai_server.core.errors import AboveLimit
 from openai_server.core.messages import MAX_PARTS as MAX_PARTS
 from openai_server.core.messages import MAX_TOOL_CALLS as MAX_TOOL_CALLS
@@ -33,7 +34,17 @@ MAX_KEYWORD = 1 << 16
 KEYWORD_FIELDS = frozenset(
     {
         *("clear_at", "display", "effort", "encoding_format", "function_call", "generate_summary", "mode", "phase"),
-        *("pooling", "reasoning_effort", "role", "summary", "syntax", "tool_choice", "truncation", "type"),
+        *(
+            "pooling",
+            "reasoning_effort",
+            "role",
+            "service_tier",
+            "summary",
+            "syntax",
+            "tool_choice",
+            "truncation",
+            "type",
+        ),
         "verbosity",
     }
 )
@@ -47,6 +58,7 @@ _DATA = frozenset(
 FREE_FORM = (
     *("tools", "functions", "response_format", "json_schema", "guided_json", "structured_outputs"),
     *("chat_template_kwargs", "output_config", "output_format"),
+    *(*CLIENT_FIELDS, "prediction"),
 )
 Place: TypeAlias = "tuple[Place, str | int] | None"
 """The path of a value: the place of its container, and its key there. None is the body."""

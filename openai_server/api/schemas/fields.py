@@ -7,15 +7,9 @@ of the `openai` package and fails for a key that is in no table.
 """
 
 from openai_server.api.schemas import dialects
+from openai_server.api.schemas.formats import JsonObjectFormat, JsonSchemaFormat, TextFormat
 from openai_server.api.schemas.guides import StructuredOutputs
-from openai_server.api.schemas.requests import (
-    ChatRequest,
-    CompletionRequest,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    StreamOptions,
-    TextFormat,
-)
+from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, StreamOptions
 from openai_server.api.schemas.tables import Entries, Family, Fields, ListOf, Table, Variants, mapped
 from openai_server.api.schemas.tools import (
     AllowedToolChoice,
@@ -37,10 +31,12 @@ from openai_server.core.messages import (
     CustomCall,
     CustomToolCall,
     DeveloperMessage,
+    FilePart,
     FunctionCall,
     FunctionMessage,
     InputTextPart,
     OutputTextPart,
+    PromptFile,
     RefusalPart,
     SystemMessage,
     TextPart,
@@ -65,9 +61,18 @@ _PART_NEUTRAL: dialects.Values = {
     # Null from clients that use one type for all kinds of parts.
     **dict.fromkeys(("audio_url", "file", "image_url", "input_audio", "thinking", "uuid", "video_url"), ()),
 }
+FILE_FIELDS = Fields(mapped(PromptFile), neutral=dict.fromkeys(("file_url", "format"), ()))
 PART_FIELDS = {
-    tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
-    for tag, struct in (("text", TextPart), ("input_text", InputTextPart), ("output_text", OutputTextPart))
+    **{
+        tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
+        for tag, struct in (("text", TextPart), ("input_text", InputTextPart), ("output_text", OutputTextPart))
+    },
+    "file": _parts.fields(
+        mapped(FilePart),
+        _PART_NO_EFFECT,
+        {name: values for name, values in _PART_NEUTRAL.items() if name != "file"},
+        {"file": FILE_FIELDS},
+    ),
 }
 _PARTS = ListOf(Variants("type", PART_FIELDS))
 
@@ -217,24 +222,12 @@ COMPLETION_FIELDS = REQUESTS.fields(
 
 CHAT_FIELDS = REQUESTS.fields(
     mapped(ChatRequest),
-    NO_EFFECT
-    | _GUIDE_NO_EFFECT
-    | {
-        "metadata",  # labels for a stored response; nothing is stored here
-        "prediction",  # a hint that may speed up the response
-        "prompt_cache_key",  # routes to a server with a warm cache; there is one server
-        "prompt_cache_options",  # prefixes are always cached
-        "prompt_cache_retention",
-        "safety_identifier",  # like `user`
-        "service_tier",  # selects one of OpenAI's queues; there is one queue
-        "store",  # nothing is stored; the response has no field that would show it
-    },
+    _GUIDE_NO_EFFECT,
     {
         **dialects.CHAT,
         "audio": (),
         "modalities": (["text"],),
         "moderation": (),
-        "verbosity": ("medium",),  # OpenAI's default
         "web_search_options": (),
     },
     {

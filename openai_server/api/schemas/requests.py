@@ -8,7 +8,9 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
-from openai_server.api.schemas.guides import ANY_OBJECT, GuideFields, Text, guide_of
+from openai_server.api.schemas.extras import CLIENT_FIELDS, extras_reader
+from openai_server.api.schemas.formats import ResponseFormat, guide_of_format
+from openai_server.api.schemas.guides import GuideFields, Text, guide_of
 from openai_server.api.schemas.tools import (
     AllowedToolChoice,
     AnyTool,
@@ -20,6 +22,7 @@ from openai_server.api.schemas.tools import (
 )
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import Message
+from openai_server.core.tiers import RequestedTier
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
 from openai_server.core.turn import Guide, Prompt, PromptField, Sampling, TemplateOptions, Turn
 from protos import contract
@@ -56,30 +59,6 @@ def prompts_of(value: str | Packed | list[Any], field: str) -> list[Prompt]:
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
-
-
-class TextFormat(Struct, tag_field="type", tag="text"):
-    pass
-
-
-class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
-    schema: dict[str, Any] | None = None  # not in OpenAI's API; llama-server accepts it here
-
-
-class NamedSchema(Struct):
-    name: Annotated[
-        str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+(?!\n)$")
-    ]  # Python's $ would allow a line break at the end
-    schema: dict[str, Any] | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
-    json_schema: NamedSchema
-
-
-ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class GenerationFields(GuideFields, kw_only=True):
@@ -146,13 +125,8 @@ class Request(GenerationFields, kw_only=True):
     @property
     def guide(self) -> Guide:
         """Raises InvalidRequest if several fields constrain the text."""
-        match self.response_format:
-            case JsonSchemaFormat(json_schema=named):
-                schema, strict = named.schema or ANY_OBJECT, bool(named.strict)
-                return guide_of(self, Guide(field="response_format", json_schema=schema, strict=strict))
-            case JsonObjectFormat(schema=schema):
-                return guide_of(self, Guide(field="response_format", json_schema=schema or ANY_OBJECT))
-        return guide_of(self)
+        guide = guide_of_format(self.response_format)
+        return guide_of(self) if guide is None else guide_of(self, guide)
 
     @property
     def include_usage(self) -> bool:
@@ -254,6 +228,19 @@ class ChatRequest(Request, kw_only=True):
     thinking_token_budget: ReasoningTokens | None = None  # vLLM
     reasoning_budget_tokens: ReasoningTokens | None = None  # llama-server
     thinking_budget_tokens: ReasoningTokens | None = None  # llama-server's other name
+    # For backends that take chats. Elsewhere they have no effect, so that each takes any value.
+    metadata: Any = None
+    prediction: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: Any = None
+    safety_identifier: Any = None
+    store: Any = None
+    user: Any = None
+    service_tier: RequestedTier | None = None
+    """How urgent the request is. A backend that takes chats gets it too."""
+    verbosity: Literal["low", "medium", "high"] | None = None
+    """For the same backends. Others refuse it, except `medium`, which is OpenAI's default."""
 
     @property
     def all_tools(self) -> list[Tool]:
@@ -320,8 +307,12 @@ class ChatRequest(Request, kw_only=True):
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             timings=self.timings_per_token,
             progress=self.return_progress,
+            extras=_extras_of(self),
             names=names,
         )
+
+
+_extras_of = extras_reader((*CLIENT_FIELDS, "prediction", "verbosity"))
 
 
 def reasoning_limits_of(request: Request) -> dict[str, int]:
@@ -347,3 +338,9 @@ class GenerateRequest(Struct):
     stream: bool = False
     include_usage: bool = False
     """Whether a stream ends with the token counts."""
+    service_tier: str | None = None
+    """The tier that the client requests, and later that in which the request runs; None: it requests none."""
+
+    def report_tier(self, name: str) -> None:
+        """Sets the tier that the response reports."""
+        self.service_tier = name

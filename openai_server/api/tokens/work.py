@@ -3,6 +3,7 @@
 from starlette.responses import Response
 
 from openai_server.api.endpoint import Handler
+from openai_server.api.prompt_files.step import with_files
 from openai_server.api.query import query_of
 from openai_server.api.schemas_tasks import ContentToTokenize, DetokenizeRequest, MessagesToTokenize, TokenizeRequest
 from openai_server.api.services import Services
@@ -26,11 +27,13 @@ MANY_TOKENS = 4096
 async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | PromptTokens:
     """Raises APIError."""
     services, options = task.services, request.options
+    if isinstance(request, MessagesToTokenize):
+        turn = await with_files(services, request.turn(), task.context)
 
     async def work(model: Model) -> ContentTokens | PromptTokens:
         if isinstance(request, MessagesToTokenize):
             prompt = await services.planner.prompt(
-                request.turn(), model.parameters, model.input_names, caller=task.context.caller
+                turn, model.parameters, model.input_names, caller=task.context.caller
             )
         else:
             prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
@@ -68,6 +71,7 @@ async def detokenize(task: Task, request: DetokenizeRequest) -> DetokenizedText:
 
 async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
     """The prompt for the model, rendered without the backend. Raises APIError."""
+    request = await with_files(task.services, request, task.context)
 
     async def work(model: Model) -> RenderedPrompt:
         prompt = await task.services.planner.prompt(
@@ -80,7 +84,8 @@ async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
 
 async def count(task: Task, request: Turn) -> InputTokens:
     """Raises APIError."""
-    return InputTokens("response.input_tokens", await prompt_length(task, request))
+    turn = await with_files(task.services, request, task.context)
+    return InputTokens("response.input_tokens", await prompt_length(task, turn))
 
 
 def tokenizer_info(services: Services) -> Handler:

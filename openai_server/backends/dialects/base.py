@@ -99,6 +99,8 @@ class Call:
     """Builds the call to make if the backend doesn't implement that of `rpc`."""
     model: str = ""
     """Name of the model in the catalog, which the request may address by another one."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """gRPC metadata of the call, besides that of each request."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -107,6 +109,8 @@ class Explanation(Struct, frozen=True, kw_only=True):
     rpc: str
     inputs: Mapping[str, str]
     """Input of the contract → its place."""
+    refused: Sequence[str] | None = None
+    """Names of the client's fields that the model refuses. None: those of the contract's inputs without a place."""
     text: str
     end: str
     finish_reason: str
@@ -132,6 +136,11 @@ class Dialect(Protocol):
     @property
     def takes_messages(self) -> bool:
         """Whether a chat is sent as messages instead of a rendered prompt."""
+
+    @property
+    def answers_in_events(self) -> bool:
+        """Whether the text of an answer's rows is events of the contract, a JSON object in each line, instead of the
+        model's text."""
 
     @property
     def collects(self) -> bool:

@@ -1,6 +1,7 @@
 """Chooses the dialect of each model. PURE apart from reading the built-in files, once.
 
-The order: the option for the model, the operator's mapping files, this project's contract, the built-in files.
+The order: the option for the model, the operator's mapping files, the tasks for chats, this project's contract for
+prompts, the built-in files, the tensors of a chat.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from openai_server.backends.dialects.anyserve import dialect as own
 from openai_server.backends.dialects.base import Dialect, Recognized
+from openai_server.backends.dialects.chat import dialect as chats
 from openai_server.backends.dialects.description import Description
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class Dialects:
 
     def names(self) -> list[str]:
         """The names for `--dialect`."""
-        return list(dict.fromkeys([own.NAME, *(file.name for file in self._all())]))
+        return list(dict.fromkeys([own.NAME, chats.NAME, *(file.name for file in self._all())]))
 
     def of(self, description: Description) -> Recognized | None:
         """None: no dialect fits the model. Raises UnusableModel if the option or a mapping file names a dialect for the
@@ -39,14 +41,15 @@ class Dialects:
         for file in self._files:
             if (found := _recognized(file, description)) is not None:
                 return found
-        if (found := own.recognize(description)) is not None:
-            return found
-        files = _builtin_files()
-        return next((found for file in files if (found := _recognized(file, description)) is not None), None)
+        found = chats.recognize_task(description) or own.recognize(description)
+        recognized = (_recognized(file, description) for file in _builtin_files())
+        return found or next(filter(None, recognized), None) or chats.recognize_tensors(description)
 
     def _named(self, name: str, description: Description) -> Dialect:
         if name == own.NAME:
             return own.bound(description)
+        if name == chats.NAME:
+            return chats.Chat(description)
         from openai_server.backends.dialects.mapping.dialect import Mapped
 
         return Mapped(next(file for file in self._all() if file.name == name), description)

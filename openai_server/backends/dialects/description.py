@@ -64,6 +64,7 @@ class Description(Struct, frozen=True, kw_only=True):
     """Inputs that a request must have, as far as reported."""
     inputs: tuple[TensorDescription, ...] = ()
     outputs: tuple[TensorDescription, ...] = ()
+    tasks: frozenset[str] = frozenset()
     settings: Mapping[str, str] = {}
     """Parameters of ModelConfig that are not in contract.CONFIG_PARAMETERS."""
     has_metadata: bool = True
@@ -103,6 +104,7 @@ def describe(
         required=required,
         inputs=inputs,
         outputs=_tensors(metadata.outputs) if metadata else (),
+        tasks=frozenset(filter(None, config_parameters(config).get("tasks", "").split(","))),
         settings=_settings(config) if config else {},
         has_metadata=metadata is not None,
     )

@@ -18,7 +18,9 @@ def test_an_allowed_origin_gets_the_headers() -> None:
     headers = Cors([ORIGIN]).headers(request_headers(ORIGIN))
     assert (headers["access-control-allow-origin"], headers["vary"]) == (ORIGIN, "Origin")
     assert "x-ratelimit-remaining-tokens" in headers["access-control-expose-headers"]
-    assert {"x-request-id", "request-id"} <= set(headers["access-control-expose-headers"].split(", "))
+    exposed = set(headers["access-control-expose-headers"].split(", "))
+    assert {"x-request-id", "request-id"} <= exposed
+    assert {"content-disposition", "content-range", "etag"} <= exposed, "of the content of a file"
     assert "access-control-allow-credentials" not in headers
 
 

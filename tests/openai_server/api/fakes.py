@@ -10,6 +10,7 @@ from openai_server.access.caps import Caps
 from openai_server.api.services import Services
 from openai_server.core.errors import APIError
 from openai_server.core.request_context import RequestContext
+from openai_server.core.tiers import DEFAULT, TIERS, Tier
 from tests.openai_server.exchange import FakeExchange
 
 
@@ -22,6 +23,7 @@ class FakeAccess:
         self.is_limited = is_limited
         self.caller = SimpleNamespace(label="label")
         self.caller_id = "caller"
+        self.owner = ""
         self._refusals = refusals
 
     def _call(self, name: str, *arguments: object) -> None:
@@ -47,6 +49,10 @@ class FakeAccess:
 
     def reserve(self, prompt_tokens: int, output_tokens: int) -> None:
         self._call("reserve", prompt_tokens, output_tokens)
+
+    def take_tier(self, name: str) -> Tier:
+        self._call("take_tier", name)
+        return TIERS.get(name, DEFAULT)
 
     def used(self, tokens: int | None) -> None:
         self._call("used", tokens)

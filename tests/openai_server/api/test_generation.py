@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from openai_server.access.caps import Caps
+from openai_server.access.turns import FairThreads
 from openai_server.api import generation
 from openai_server.api.answers import AnswerIdentity, AnswerOptions
 from openai_server.api.chat.writer import ChatWriter
@@ -189,7 +190,13 @@ def new_generator(
     pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_interval: float = 60
 ) -> Generator:
     return Generator(
-        cast(Pool, pool), cast(Catalog, catalog), cast(DeferredPlanner, planner), Caps(), ping_interval=ping_interval
+        cast(Pool, pool),
+        cast(Catalog, catalog),
+        cast(DeferredPlanner, planner),
+        Caps(),
+        FairThreads(1, name="test", waiting=8, queue_timeout=1),
+        ping_interval=ping_interval,
+        new_id=lambda: "call_1",
     )
 
 

@@ -110,4 +110,4 @@ def test_only_probes_metrics_and_documentation_are_open() -> None:
 
 def test_the_reference_page_has_few_sections() -> None:
     tags = {description.tag for entry in ENDPOINTS if (description := entry.described()) is not None}
-    assert tags == {"Generation", "Texts", "Models", "Server"}
+    assert tags == {"Generation", "Stored responses", "Conversations", "Files", "Batches", "Texts", "Models", "Server"}

@@ -481,7 +481,7 @@ def test_the_text_format_sets_no_guide() -> None:
         ({"response_format": {"type": "json_object", "schema": {"enum": [1]}}}, {"json_schema": {"enum": [1]}}),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True}}},
-            {"json_schema": {"type": "object"}, "strict": True},
+            {"json_schema": {"type": "object"}, "name": "n", "strict": True},
         ),
         ({"json_schema": {}}, {"json_schema": {}}),
         ({"grammar": "root ::= []"}, {"grammar": "root ::= []"}),

@@ -55,6 +55,9 @@ class FakeTask:
         self.calls = calls
         return self._results
 
+    def priority(self, requested: int | None, _: object) -> int | None:
+        return requested
+
     def target(self, model: Any) -> Target:
         return Target(model.name, model.input_names, self.id)
 

@@ -74,6 +74,11 @@ def context() -> Iterator[RequestContext]:
     ("code", "message", "status"),
     [
         (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2", "UNAVAILABLE"),
+        (
+            grpc.StatusCode.INTERNAL,
+            "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))",
+            "UNAVAILABLE",
+        ),
         (grpc.StatusCode.INTERNAL, "the model failed", "INTERNAL"),
         (grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 8", "CANCELLED"),
     ],

@@ -7,6 +7,7 @@ become one message until a result or another role follows.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from openai_server.api.responses.input.items import (
@@ -15,6 +16,8 @@ from openai_server.api.responses.input.items import (
     CustomToolCallOutputInput,
     FunctionCallInput,
     FunctionCallOutputInput,
+    InputFileContent,
+    InputPart,
     Item,
     MessageInput,
     Part,
@@ -25,16 +28,20 @@ from openai_server.api.responses.input.shown import ShownCall, shown
 from openai_server.api.responses.input.toolbox import Toolbox
 from openai_server.api.schemas.bounds import MAX_NESTED_VALUES, n_values, too_many_values
 from openai_server.api.sealed_items import SealedItem, joined
+from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import (
     AnswerContent,
     AnswerPart,
     AssistantMessage,
     Content,
+    ContentPart,
     CustomCall,
     CustomToolCall,
     DeveloperMessage,
     FunctionCall,
     Message,
+    NamedFile,
+    PromptFile,
     SystemMessage,
     TextPart,
     ToolCall,
@@ -53,7 +60,25 @@ class Conversation:
     """The reasoning of messages with sealed reasoning, by position."""
 
 
-def conversation(instructions: str | None, input: str | Sequence[Item], tools: Toolbox) -> Conversation:
+class ItemFields(Struct, frozen=True):
+    """The paths of items in the request. Those of the history, which come first, have that of the field that names
+    it."""
+
+    n_earlier: int = 0
+    earlier: str = ""
+    own: str = "input"
+    """The field with the other items."""
+
+    def path(self, position: int) -> str:
+        return self.earlier if position < self.n_earlier else f"{self.own}[{position - self.n_earlier}]"
+
+
+OWN_ITEMS = ItemFields()
+
+
+def conversation(
+    instructions: str | None, input: str | Sequence[Item], tools: Toolbox, fields: ItemFields = OWN_ITEMS
+) -> Conversation:
     """Raises AboveLimit."""
     builder = _Builder(tools)
     if instructions:
@@ -63,7 +88,7 @@ def conversation(instructions: str | None, input: str | Sequence[Item], tools: T
         return builder.result
     results = _next_results(input)
     for i, item in enumerate(input):
-        builder.take(item, i, results.get(i, -1))
+        builder.take(item, i, results.get(i, -1), fields.path(i))
     builder.end()
     return builder.result
 
@@ -110,14 +135,13 @@ class _Builder:
         """Messages between calls and their results. They follow the results: templates expect these first."""
         self._n_argument_values = 0
 
-    def take(self, item: Item, position: int, result: int) -> None:
-        """`result` is the position of a call's result; -1: it has none."""
-        field = f"input[{position}]"
+    def take(self, item: Item, position: int, result: int, field: str) -> None:
+        """`result` is the position of a call's result; -1: it has none. `field` is the item's path."""
         match item:
             case MessageInput(role="assistant", content=content):
-                self._answer_at(field).texts += filter(None, _texts(content))
+                self._answer_at(field).texts += filter(None, _texts_of_answer(content, field))
             case MessageInput(role=role, content=content):
-                self._add_between(_ROLES[role](_content(content)), field, position)
+                self._add_between(_ROLES[role](_content(content, f"{field}.content")), field, position)
             case ReasoningInput():
                 self._add_reasoning(item, field)
             case FunctionCallInput(call_id=id, name=name, namespace=namespace, arguments=arguments):
@@ -132,7 +156,7 @@ class _Builder:
                 FunctionCallOutputInput(call_id=id, output=output)
                 | CustomToolCallOutputInput(call_id=id, output=output)
             ):
-                self._add_result(ToolMessage(_content(output), id), field, position)
+                self._add_result(ToolMessage(_content(output, f"{field}.output"), id), field, position)
             case CompactionInput(encrypted_content=text):
                 self._end_answer()
                 sealed = SealedItem(
@@ -236,8 +260,41 @@ def _texts(content: str | Sequence[Part]) -> Sequence[str]:
     return [content] if isinstance(content, str) else [part.text for part in content]
 
 
-def _content(content: str | Sequence[Part]) -> Content:
-    texts = _texts(content)
-    if len(texts) < 2:
-        return texts[0] if texts else ""
-    return [TextPart(text) for text in texts]
+def _texts_of_answer(content: str | Sequence[InputPart], field: str) -> Sequence[str]:
+    """Raises UnsupportedParameter for a file, which no answer of a model contains."""
+    if isinstance(content, str):
+        return [content]
+    texts = []
+    for i, part in enumerate(content):
+        if isinstance(part, InputFileContent):
+            path = f"{field}.content[{i}]"
+            raise UnsupportedParameter(path, f"'{path}': an assistant's message can't have a file.")
+        texts.append(part.text)
+    return texts
+
+
+def _content(content: str | Sequence[InputPart], field: str) -> Content:
+    if isinstance(content, str):
+        return content
+    parts = [_part(part, f"{field}[{i}]") for i, part in enumerate(content)]
+    if len(parts) == 1 and isinstance(parts[0], TextPart):
+        return parts[0].text
+    return parts or ""
+
+
+def _part(part: InputPart, field: str) -> ContentPart:
+    if not isinstance(part, InputFileContent):
+        return TextPart(part.text)
+    named = file_in(part, field)
+    if "[" not in field.partition(".")[0]:  # an item of the history, which the request only names
+        named.field = field.partition(".")[0]
+    return named
+
+
+def file_in(part: InputFileContent, field: str) -> NamedFile:
+    """The file of a part. Raises InvalidRequest if it has not exactly one source."""
+    sources = [name for name in ("file_id", "file_data", "file_url") if getattr(part, name) is not None]
+    if len(sources) != 1:
+        raise InvalidRequest(f"'{field}' must have exactly one of 'file_id', 'file_data' and 'file_url'.", param=field)
+    source = PromptFile(part.file_id, part.file_data, part.filename)
+    return NamedFile(source, field=f"{field}.{sources[0]}", url=part.file_url)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from msgspec import Struct
 
 from openai_server.api.responses.input import items, tools
-from openai_server.api.responses.input.body import ResponsesBody
+from openai_server.api.responses.input.body import ConversationReference, ResponsesBody
 from openai_server.api.responses.input.configuration import (
     EffortConfig,
     FlatSchemaFormat,
@@ -57,13 +57,21 @@ _PART_NEUTRAL: dialects.Values = {
     # Null from clients that use one type for all kinds of parts.
     **dict.fromkeys(("detail", "file_data", "file_id", "file_url", "filename", "image_url", "input_audio"), ()),
 }
+_FILE_KEYS = mapped(items.InputFileContent)
+_FILE_NEUTRAL = {name: values for name, values in _PART_NEUTRAL.items() if name not in _FILE_KEYS | {"detail"}}
 PART_FIELDS = {
-    str(struct.__struct_config__.tag): _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
-    for struct in get_args(items.Part)
+    **{
+        str(struct.__struct_config__.tag): _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
+        for struct in get_args(items.Part)
+    },
+    # `detail` is the resolution at which other servers show the pages to a model.
+    "input_file": _parts.fields(_FILE_KEYS, _PART_NO_EFFECT | {"detail"}, _FILE_NEUTRAL),
 }
 _NO_MEDIA = Unsupported("this server reads only text")
-MEDIA_PARTS = ("input_image", "input_file", "input_audio", "computer_screenshot", "image_url", "file", "output_audio")
-PARTS = ListOf(Variants("type", {**PART_FIELDS, **dict.fromkeys(MEDIA_PARTS, _NO_MEDIA)}))
+MEDIA_PARTS = ("input_image", "input_audio", "computer_screenshot", "image_url", "file", "output_audio")
+_REFUSED_PARTS = dict.fromkeys(MEDIA_PARTS, _NO_MEDIA)
+PARTS = ListOf(Variants("type", {**PART_FIELDS, **_REFUSED_PARTS}))
+_TEXTS = ListOf(Variants("type", {**PART_FIELDS, **_REFUSED_PARTS, "input_file": _NO_MEDIA}))
 
 # ---- Tools
 
@@ -165,13 +173,14 @@ ITEM_FIELDS: Mapping[str, Fields] = {
     "message": replace(
         _item(items.MessageInput, _ITEM | {"annotations"}, _MESSAGE_NEUTRAL, _CONTENT), implied_tag="type"
     ),
-    "reasoning": _item(items.ReasoningInput, nested={"summary": PARTS, **_CONTENT}),
+    "reasoning": _item(items.ReasoningInput, nested={"summary": _TEXTS, "content": _TEXTS}),
     "function_call": _item(items.FunctionCallInput, _CALL | {"parsed_arguments"}),
     "function_call_output": _item(items.FunctionCallOutputInput, _CALL | {"name", "namespace"}, nested=_OUTPUT),
     "custom_tool_call": _item(items.CustomToolCallInput, _CALL),
     "custom_tool_call_output": _item(items.CustomToolCallOutputInput, _CALL | {"name", "namespace"}, nested=_OUTPUT),
     "compaction": _item(items.CompactionInput, _ITEM),
     "compaction_trigger": _item(items.CompactionTriggerInput),
+    "item_reference": _item(items.ItemReferenceInput),
     "additional_tools": _item(items.AdditionalToolsInput, nested=_TOOLS_OF_ITEM),
     "configuration_update": _item(
         items.ConfigurationUpdateInput,
@@ -187,13 +196,10 @@ INPUT = ListOf(Variants("type", ITEM_FIELDS))
 
 # ---- The body
 
-_NO_STORE = "this server stores nothing"
 STORED: Mapping[str, str] = {
-    "previous_response_id": f"{_NO_STORE}. Send the earlier items in 'input'",
-    "conversation": f"{_NO_STORE}. Send the earlier items in 'input'",
-    "prompt": f"{_NO_STORE}. Send the text of the template in 'instructions' or 'input'",
+    "prompt": "this server stores no templates. Send the text of the template in 'instructions' or 'input'",
 }
-"""Fields that refer to something stored, with the reason why they are refused."""
+"""Fields that refer to something that this server never stores, with the reason why they are refused."""
 OTHER_NAMES: Mapping[str, str] = {
     "max_completion_tokens": "max_output_tokens",
     "max_tokens": "max_output_tokens",
@@ -208,10 +214,6 @@ _MAPPED = mapped(ResponsesBody) - _NOT_INHERITED
 _NO_EFFECT = frozenset(
     {
         "client_metadata",  # Codex's labels
-        "prompt_cache_options",  # prefixes are always cached
-        "prompt_cache_retention",
-        "service_tier",  # selects one of OpenAI's queues; there is one queue
-        "store",  # nothing is stored, and the response reports that
     }
 )
 _NEUTRAL: dialects.Values = {
@@ -233,6 +235,7 @@ RESPONSES_FIELDS = Fields(
         "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
         "input": INPUT,
         "logit_bias": Entries(),
+        "conversation": Fields(mapped(ConversationReference)),
         "metadata": Entries(),
         "reasoning": REASONING_FIELDS,
         "stream_options": STREAM_OPTIONS_FIELDS,

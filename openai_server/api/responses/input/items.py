@@ -1,6 +1,6 @@
 """The input items of a `/v1/responses` request and their content parts, as Structs. PURE.
 
-fields.py has the keys that have no effect. Images, audio and files have no Struct: fields.py refuses them by name.
+fields.py has the keys that have no effect. Images and audio have no Struct: fields.py refuses them by name.
 """
 
 from typing import Annotated, Any, Literal
@@ -42,7 +42,20 @@ class ReasoningTextContent(TextPart, tag="reasoning_text"):
 Part = (
     PlainTextContent | InputTextContent | OutputTextContent | RefusalContent | SummaryTextContent | ReasoningTextContent
 )
-Text = str | Annotated[list[Part], Meta(max_length=MAX_PARTS)]
+
+
+class InputFileContent(Struct, tag_field="type", tag="input_file"):
+    """A file, whose text the model reads. Has one of `file_id`, `file_data` and `file_url`."""
+
+    file_id: str | None = None
+    file_data: str | None = None
+    """Base64, or a data URL."""
+    file_url: str | None = None
+    filename: str | None = None
+
+
+InputPart = Part | InputFileContent
+Text = str | Annotated[list[InputPart], Meta(max_length=MAX_PARTS)]
 
 # ---- Messages, reasoning and calls
 
@@ -98,6 +111,12 @@ class CompactionInput(Struct, tag_field="type", tag="compaction"):
 
 class CompactionTriggerInput(Struct, tag_field="type", tag="compaction_trigger"):
     """The last item of a request that compacts the conversation."""
+
+
+class ItemReferenceInput(Struct, tag_field="type", tag="item_reference"):
+    """A stored item."""
+
+    id: str
 
 
 class AdditionalToolsInput(Struct, tag_field="type", tag="additional_tools"):
@@ -250,9 +269,21 @@ Item = (
     | CallOutputInput
     | CompactionInput
     | CompactionTriggerInput
+    | ItemReferenceInput
     | AdditionalToolsInput
     | ConfigurationUpdateInput
     | ToolSearchOutputInput
     | ShownInput
     | SkippedInput
 )
+
+
+def add_types(items: object) -> None:
+    """Adds the type of messages and references, which may be absent."""
+    if not isinstance(items, list):
+        return
+    for item in items:
+        if isinstance(item, dict) and item.get("type") is None:
+            names = {name for name, value in item.items() if value is not None}
+            is_message = ("role" in names and "tools" not in names) or "content" in names <= {"content", "id", "phase"}
+            item["type"] = "message" if is_message else "item_reference" if names == {"id"} else None

@@ -8,9 +8,13 @@ from typing import Any
 
 from openai_server.api.responses.input.body import MAX_INPUT_ITEMS
 from openai_server.api.schemas import bounds
+from openai_server.api.schemas.extras import CLIENT_FIELDS
 from openai_server.core.errors import AboveLimit
 
-_FREE_FORM = ("tools", "text", "json_schema", "guided_json", "structured_outputs", "chat_template_kwargs")
+_FREE_FORM = (
+    *("tools", "text", "json_schema", "guided_json", "structured_outputs", "chat_template_kwargs"),
+    *CLIENT_FIELDS,
+)
 _LISTS = ("content", "output", "summary")
 """Keys of an item with a list of parts."""
 _SMALLEST_PART = 20
@@ -20,17 +24,21 @@ _SMALLEST_PART = 20
 def check_limits(payload: Mapping[str, Any], body_size: int) -> None:
     """Raises AboveLimit. Accepts values of any type."""
     bounds.check_free_form(payload, body_size, _FREE_FORM)
-    items = payload.get("input")
+    check_items("input", payload.get("input"), body_size)
+
+
+def check_items(field: str, items: object, body_size: int, max_items: int = MAX_INPUT_ITEMS) -> None:
+    """`field` has the items. Raises AboveLimit. Accepts values of any type."""
     if not isinstance(items, list):
         return
-    if len(items) > MAX_INPUT_ITEMS:
-        raise AboveLimit("input", f"has too many items, at most {MAX_INPUT_ITEMS}", kind="array")
+    if len(items) > max_items:
+        raise AboveLimit(field, f"has too many items, at most {max_items}", kind="array")
     n_parts = 0
     for i, item in enumerate(items):
         if not isinstance(item, dict):
             continue
         if item.get("type") in ("additional_tools", "tool_search_output", "configuration_update"):
-            named = {f"input[{i}].{key}": item.get(key) for key in ("tools", "text")}
+            named = {f"{field}[{i}].{key}": item.get(key) for key in ("tools", "text")}
             bounds.check_free_form(named, body_size, tuple(named))
         if body_size < _SMALLEST_PART * bounds.MAX_PARTS:
             continue
@@ -39,7 +47,7 @@ def check_limits(payload: Mapping[str, Any], body_size: int) -> None:
                 n_parts += len(parts)
                 if n_parts > bounds.MAX_PARTS:
                     raise AboveLimit(
-                        f"input[{i}].{key}",
+                        f"{field}[{i}].{key}",
                         f"has too many content parts in all items together, at most {bounds.MAX_PARTS}",
                         kind="array",
                     )

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from msgspec import UNSET
+
 from openai_server.api.answers import AnswerIdentity
 from openai_server.api.responses.answer import (
     IncompleteDetails,
+    ResponseConversation,
     ResponseError,
     ResponseInputTokens,
     ResponseItem,
@@ -22,6 +25,10 @@ INCOMPLETE: dict[str | None, Literal["max_output_tokens", "content_filter"]] = {
     "content_filter": "content_filter",
 }
 """Finish reasons of an answer that was cut off, and the reasons in `incomplete_details`."""
+
+
+def queued(identity: AnswerIdentity, settings: Settings) -> ResponseObject:
+    return _response(identity, settings, "queued")
 
 
 def in_progress(identity: AnswerIdentity, settings: Settings) -> ResponseObject:
@@ -49,6 +56,10 @@ def failed(
     return _response(identity, settings, "failed", output, error=error)
 
 
+def cancelled(identity: AnswerIdentity, settings: Settings, output: Sequence[ResponseItem]) -> ResponseObject:
+    return _response(identity, settings, "cancelled", output)
+
+
 def usage(used: Usage | None) -> ResponseUsage | None:
     """None if the backend doesn't count."""
     if used is None:
@@ -65,7 +76,7 @@ def usage(used: Usage | None) -> ResponseUsage | None:
 def _response(
     identity: AnswerIdentity,
     settings: Settings,
-    status: Literal["in_progress", "completed", "incomplete", "failed"],
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"],
     output: Sequence[ResponseItem] = (),
     *,
     completed_at: int | None = None,
@@ -78,6 +89,8 @@ def _response(
         created_at=identity.created,
         completed_at=completed_at,
         status=status,
+        background=settings.background,
+        conversation=UNSET if settings.conversation is None else ResponseConversation(settings.conversation),
         error=error,
         incomplete_details=incomplete_details,
         instructions=settings.instructions,
@@ -88,10 +101,12 @@ def _response(
         parallel_tool_calls=settings.parallel_tool_calls,
         presence_penalty=settings.presence_penalty,
         frequency_penalty=settings.frequency_penalty,
+        previous_response_id=settings.previous_response_id,
         prompt_cache_key=settings.prompt_cache_key,
         reasoning=settings.reasoning,
         safety_identifier=settings.safety_identifier,
         service_tier=settings.service_tier,
+        store=settings.store,
         temperature=settings.temperature,
         text=settings.text,
         tool_choice=settings.tool_choice,

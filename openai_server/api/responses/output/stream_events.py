@@ -32,6 +32,12 @@ class ResponseCreated(StreamEvent, kw_only=True, tag="response.created"):
     response: ResponseObject
 
 
+class ResponseQueued(StreamEvent, kw_only=True, tag="response.queued"):
+    """Only of background responses."""
+
+    response: ResponseObject
+
+
 class ResponseInProgress(StreamEvent, kw_only=True, tag="response.in_progress"):
     response: ResponseObject
 
@@ -155,6 +161,7 @@ class CustomToolCallInputDone(CallEvent, kw_only=True, tag="response.custom_tool
 
 EVENT_TYPES: tuple[type[StreamEvent], ...] = (
     ResponseCreated,
+    ResponseQueued,
     ResponseInProgress,
     OutputItemAdded,
     ContentPartAdded,

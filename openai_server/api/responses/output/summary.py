@@ -7,10 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from openai_server.api.responses.answer import ResponseCompaction, ResponseInputText, ResponseUserMessage
+from openai_server.api.responses.answer import (
+    ResponseCompaction,
+    ResponseInputFile,
+    ResponseInputText,
+    ResponseUserMessage,
+)
 from openai_server.api.responses.settings import ResponsesRequest
 from openai_server.core.errors import APIError
-from openai_server.core.messages import UserMessage
+from openai_server.core.messages import Message, NamedFile, UserMessage
 from openai_server.core.sealing import Seal
 from openai_server.core.turn import NO_GUIDE
 
@@ -24,8 +29,9 @@ MAX_TOKENS = 2048
 """Maximum tokens of a summary, reasoning included, unless the request has `max_output_tokens`."""
 
 
-def summarizing(request: ResponsesRequest) -> ResponsesRequest:
-    """The request with a turn that returns a summary of its conversation. `user_texts` are the texts of the user.
+def summarizing(request: ResponsesRequest, messages: Sequence[Message]) -> ResponsesRequest:
+    """The request with a turn that returns a summary of its conversation. `messages` are those of the turn, with files
+    in place of their texts.
 
     The oldest messages of a conversation that doesn't fit are left out. Tools are not in the prompt.
     """
@@ -44,18 +50,14 @@ def summarizing(request: ResponsesRequest) -> ResponsesRequest:
             top_logprobs=None,
         ),
         compacts=True,
-        user_texts=_user_texts(request),
+        user_messages=_user_messages(request, messages),
     )
 
 
-def _user_texts(request: ResponsesRequest) -> Sequence[Sequence[str]]:
-    """The texts of each message of the user. A summary in the input is not one: the new summary includes it."""
+def _user_messages(request: ResponsesRequest, messages: Sequence[Message]) -> Sequence[UserMessage]:
+    """The messages of the user. A summary in the input is not one: the new summary includes it."""
     summaries = {item.message for item in request.sealed_items if item.kind == "compaction"}
-    return [
-        [message.content] if isinstance(message.content, str) else [part.text for part in message.content]
-        for i, message in enumerate(request.turn.messages)
-        if isinstance(message, UserMessage) and i not in summaries
-    ]
+    return [message for i, message in enumerate(messages) if isinstance(message, UserMessage) and i not in summaries]
 
 
 def summary_item(key: str, pieces: Iterable[str], seal: Seal) -> ResponseCompaction:
@@ -70,8 +72,20 @@ def summary_id(key: str) -> str:
     return f"cmp_{key}"
 
 
-def user_messages(key: str, texts: Sequence[Sequence[str]]) -> list[ResponseUserMessage]:
+def user_messages(key: str, messages: Sequence[UserMessage]) -> list[ResponseUserMessage]:
     return [
-        ResponseUserMessage(f"msg_{key}{i:02x}", "completed", "user", [ResponseInputText(text) for text in parts])
-        for i, parts in enumerate(texts)
+        ResponseUserMessage(f"msg_{key}{i:02x}", "completed", "user", _content(message))
+        for i, message in enumerate(messages)
     ]
+
+
+def _content(message: UserMessage) -> Sequence[ResponseInputText | ResponseInputFile]:
+    if isinstance(message.content, str):
+        return [ResponseInputText(message.content)]
+    return [_file(part) if isinstance(part, NamedFile) else ResponseInputText(part.text) for part in message.content]
+
+
+def _file(part: NamedFile) -> ResponseInputFile:
+    file = part.file
+    sources = {"file_id": file.file_id, "file_data": file.file_data, "file_url": part.url, "filename": file.filename}
+    return ResponseInputFile(**{name: value for name, value in sources.items() if value is not None})

@@ -11,7 +11,8 @@ from openai_server.core.answer import Answer, Choice
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
 from openai_server.core.sealing import Seal
-from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.readers import reader_of
 
 
 def response(
@@ -44,7 +45,7 @@ def key_of(identity: AnswerIdentity) -> str:
 
 def events_of(choice: Choice, format: AnswerFormat | None) -> Iterator[Event]:
     """The events of a whole choice, with the log probabilities before those that they belong to."""
-    reader = None if format is None else ChoiceReader(format)
+    reader = None if format is None else reader_of(format)
     for text, tokens in _pieces(choice.text, choice.logprobs):
         if tokens:
             yield TokenLogprobs(tokens)

@@ -1,28 +1,18 @@
 """Turns events into the stream of `/v1/responses`. PURE."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import orjson
 from msgspec.structs import replace
 
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.output.failure import failure_events
+from openai_server.api.responses.answer import ResponseItem, ResponseObject
 from openai_server.api.responses.output.output import Output
-from openai_server.api.responses.output.state import INCOMPLETE, finished, in_progress
-from openai_server.api.responses.output.stream_events import (
-    Delta,
-    OutputTextDelta,
-    ResponseCompleted,
-    ResponseCreated,
-    ResponseIncomplete,
-    ResponseInProgress,
-    StreamEvent,
-    encoded,
-)
+from openai_server.api.responses.output.response_stream import ResponseStream
+from openai_server.api.responses.output.state import INCOMPLETE, finished
+from openai_server.api.responses.output.stream_events import Delta, OutputTextDelta, StreamEvent, encoded
 from openai_server.api.responses.output.whole import key_of
-from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.stream_writer import StreamWriter
-from openai_server.core.errors import APIError
+from openai_server.api.responses.settings import CalledTool, ResponsesRequest, Settings
 from openai_server.core.events import Content, Event, Finish
 from openai_server.core.sealing import Seal
 from openai_server.core.usage import Usage
@@ -33,8 +23,9 @@ _NUMBER = b'"sequence_number":0,'
 _NO_TEXT = b'""}' + sse.END
 
 
-class ResponsesWriter(StreamWriter):
-    """Writes one stream. `clock` gives Unix seconds.
+class ResponsesWriter(ResponseStream):
+    """Writes one stream. `tools` has the request's tools by the name that the model calls. `clock` gives Unix seconds.
+    `may_be_empty`: whether an answer without items gets no empty message.
 
     Most events are deltas of one part, which differ in their number and text alone. The first one is encoded whole, and
     the others from its bytes.
@@ -43,18 +34,16 @@ class ResponsesWriter(StreamWriter):
     def __init__(
         self,
         identity: AnswerIdentity,
-        request: ResponsesRequest,
-        format: AnswerFormat | None,
+        settings: Settings,
+        tools: Mapping[str, CalledTool],
         seal: Seal | None,
         clock: Callable[[], float],
+        *,
+        may_be_empty: bool = False,
     ) -> None:
-        self._identity = identity
-        self._settings = request.settings_for(format)
-        self._may_be_empty = format is not None and format.must_call
-        self._clock = clock
-        self._output = Output(key_of(identity), request.tools, seal)
-        self._n_events = 0
-        self._has_begun = False
+        super().__init__(identity, settings, clock)
+        self._may_be_empty = may_be_empty
+        self._output = Output(key_of(identity), tools, seal)
         self._finish_reason: str | None = None
         self._event_type: type[Event] | None = None
         """The events that `_form` is for."""
@@ -63,17 +52,25 @@ class ResponsesWriter(StreamWriter):
         self._form = b""
         """A delta of the open part, with %d for its number and %b for its text."""
 
-    def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
-        self._has_begun = True
-        response = in_progress(self._identity, self._settings)
-        return self._events((ResponseCreated(response=response), ResponseInProgress(response=response)))
+    @classmethod
+    def of(
+        cls,
+        identity: AnswerIdentity,
+        request: ResponsesRequest,
+        format: AnswerFormat | None,
+        seal: Seal | None,
+        clock: Callable[[], float],
+    ) -> "ResponsesWriter":
+        """The writer of the response to a request. `format`: None if all of the model's text is content."""
+        may_be_empty = format is not None and format.must_call
+        return cls(identity, request.settings_for(format), request.tools, seal, clock, may_be_empty=may_be_empty)
 
     def text(self, index: int, text: str) -> bytes:
         if self._event_type is not Content or self._output.pending:
             return self._take(Content(text))
         self._pieces.append(text)
-        number = self._n_events
-        self._n_events = number + 1
+        number = self.n_events
+        self.n_events = number + 1
         return self._form % (number, orjson.dumps(text))
 
     def write(self, index: int, events: Sequence[Event]) -> bytes:
@@ -82,28 +79,26 @@ class ResponsesWriter(StreamWriter):
             if type(event) is self._event_type and not self._output.pending:
                 text: str = event.text  # type: ignore[union-attr]  # such events have text
                 self._pieces.append(text)
-                data += self._form % (self._n_events, orjson.dumps(text))
-                self._n_events += 1
+                data += self._form % (self.n_events, orjson.dumps(text))
+                self.n_events += 1
             elif isinstance(event, Finish):
                 self._finish_reason = event.reason
             else:
                 data += self._take(event)
         return data
 
-    def end(self, used: Usage | None) -> bytes:
+    def _closed(self, used: Usage | None) -> tuple[Iterable[StreamEvent], ResponseObject]:
         reason = self._finish_reason
-        is_complete = reason not in INCOMPLETE
-        data = self._events(self._output.end(is_complete=is_complete, may_be_empty=self._may_be_empty))
+        events = self._output.end(is_complete=reason not in INCOMPLETE, may_be_empty=self._may_be_empty)
         response = finished(self._identity, self._settings, self._output.items, reason, used, self._clock())
-        kind = ResponseCompleted if is_complete else ResponseIncomplete
-        return data + self._events((kind(response=response),)) + sse.DONE
+        return events, response
 
-    def failure(self, error: APIError) -> bytes:
-        """The open item stays open: Codex runs a call when its item is done, and sends the request again after a
-        failure."""
-        data = b"" if self._has_begun else self.begin(1, None)
-        last = failure_events(self._identity, self._settings, self._output.items, error)
-        return data + self._events(last) + sse.DONE
+    def _complete_items(self) -> Sequence[ResponseItem]:
+        return self._output.items
+
+    def _all_items(self) -> Sequence[ResponseItem]:
+        self._output.end(is_complete=False, may_be_empty=True)
+        return self._output.items
 
     # ---- Events
 
@@ -126,11 +121,3 @@ class ResponsesWriter(StreamWriter):
         data = encoded(replace(last, **changes)).replace(b"%", b"%%")
         self._form = data.replace(_NUMBER, b'"sequence_number":%d,', 1).removesuffix(_NO_TEXT) + b"%b}" + sse.END
         self._event_type, self._pieces = type(event), item.pieces
-
-    def _events(self, events: Iterable[StreamEvent]) -> bytes:
-        data = b""
-        for event in events:
-            event.sequence_number = self._n_events
-            self._n_events += 1
-            data += encoded(event)
-        return data

@@ -24,6 +24,7 @@ class AnyServe:
 
     name = NAME
     takes_messages = False
+    answers_in_events = False
     parameters: Mapping[str, str] = {}
 
     def __init__(

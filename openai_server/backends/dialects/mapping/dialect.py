@@ -36,6 +36,7 @@ INPUTS: Mapping[str, TensorSpec] = {
 class Mapped:
     """`file` bound to one model. Raises UnusableModel."""
 
+    answers_in_events = False
     collects = True
 
     def __init__(self, file: MappingFile, description: Description) -> None:
@@ -57,6 +58,7 @@ class Mapped:
         if self._messages is None and not _PROMPTS & self._places.keys():
             raise UnusableModel("it has no input of the right type for the prompt")
         self._rpc = _rpc(file, description)
+        self._stream_rpc = Rpc.BARE_STREAM if file.rpc == "both_bare" else Rpc.STREAM
         self._constants = constants(file.always, inputs)
         self._constants_of_streams = constants(file.when_streaming, inputs)
         self._constants_of_whole = constants(file.when_whole, inputs)
@@ -130,8 +132,8 @@ class Mapped:
             if self._rpc is not Rpc.EITHER:
                 yield build(self._rpc, id)
                 continue
-            call = build(Rpc.STREAM if streams else Rpc.UNARY, id)
-            call.fallback = partial(build, Rpc.UNARY if streams else Rpc.STREAM, id)
+            call = build(self._stream_rpc if streams else Rpc.UNARY, id)
+            call.fallback = partial(build, Rpc.UNARY if streams else self._stream_rpc, id)
             yield call
 
     def _call(
@@ -292,7 +294,7 @@ def _rpc(file: MappingFile, description: Description) -> Rpc:
             return Rpc.STREAM
         case "bare_stream":
             return Rpc.BARE_STREAM
-        case "both":
+        case "both" | "both_bare":
             return Rpc.EITHER
     if description.server.name in UNARY_SERVERS or description.is_decoupled is False:
         return Rpc.UNARY

@@ -214,5 +214,11 @@ def _check_texts(file: MappingFile) -> None:
     for title, table in (("json", file.json), ("messages", messages)):
         if table is not None and table.type not in (None, BYTES):
             raise BadMapping(f"has the type {table.type} for `{title}`, which is sent as text")
-    if messages is not None and messages.as_ == "list" and messages.rank == 0:
+    if messages is None:
+        return
+    if messages.as_ != "json" and messages.rank == 0:
         raise BadMapping("has the rank 0 for `messages`, which are a list")
+    if (messages.as_ == "columns") != (messages.role is not None) or (
+        messages.kind is not None and messages.role is None
+    ):
+        raise BadMapping('must have `role` and `kind` in `messages` only with `as = "columns"`, which needs `role`')

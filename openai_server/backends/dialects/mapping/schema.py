@@ -159,8 +159,13 @@ class Messages(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tensors for a chat that is not rendered to a prompt."""
 
     tensor: Names
-    as_: Literal["json", "list"] = field(default="json", name="as")
-    """`json`: one text with a JSON array; `list`: one JSON object for each element."""
+    as_: Literal["json", "list", "columns"] = field(default="json", name="as")
+    """`json`: one text with a JSON array; `list`: one JSON object for each element; `columns`: the text of each
+    message, whose role is in `role`."""
+    role: Names | None = None
+    """With `columns`: tensor for the role of each message."""
+    kind: Names | None = None
+    """With `columns`: tensor for the type of each message, which is always `text`."""
     type: Datatype | None = None
     rank: Annotated[int, Meta(ge=0, le=4)] | None = None
     system: Names | None = None
@@ -207,7 +212,7 @@ class MappingFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     models: list[str] = []
     """Patterns of model names, with *, ? and […], for which the file is used."""
     recognize: Recognize | None = None
-    rpc: Literal["unary", "stream", "both", "bare_stream"] | None = None
+    rpc: Literal["unary", "stream", "both", "bare_stream", "both_bare"] | None = None
     """Absent: `stream` for a decoupled model, `unary` for a server without streams, otherwise `both`."""
     lists_inputs: bool = True
     """Whether the model's metadata lists all its inputs and outputs, if it lists any."""

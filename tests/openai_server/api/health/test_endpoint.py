@@ -18,7 +18,7 @@ class FakeCatalog:
 
 @pytest.mark.parametrize("endpoint", [LIVE, READY, HEALTH])
 async def test_probes_succeed_with_a_ready_backend(endpoint: Any) -> None:
-    response = await endpoint.handler(services(catalog=FakeCatalog()))(request_context())
+    response = await endpoint.handler(services(catalog=FakeCatalog(), store=None))(request_context())
     assert response.body == b'{"status":"ok"}'
 
 

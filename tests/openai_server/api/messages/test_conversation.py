@@ -9,6 +9,7 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import (
     AnswerPart,
     AssistantMessage,
+    ContentPart,
     FunctionCall,
     Message,
     SystemMessage,
@@ -169,9 +170,6 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
     ("block", "place"),
     [
         (IMAGE, ""),
-        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aaaa"}}, ""),
-        ({"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}, ""),
-        ({"type": "document", "source": {"type": "file", "file_id": "file_1"}}, ""),
         ({"type": "document", "source": {"type": "content", "content": [text("a"), IMAGE]}}, ".source.content[1]"),
         (result("1", [text("a"), IMAGE]), ".content[1]"),
     ],
@@ -205,7 +203,7 @@ def test_results_follow_their_calls_whatever_comes_between() -> None:
     first, second = ({"role": "user", "content": [result(id, "20"), text("go")]} for id in ("1", "2"))
     calls = AssistantMessage(tool_calls=[ToolCall(id, FunctionCall("f", "{}")) for id in ("1", "2")])
     results = [ToolMessage("20", "1"), ToolMessage("20", "2")]
-    go = [TextPart("go"), TextPart("go")]
+    go: list[ContentPart] = [TextPart("go"), TextPart("go")]
     assert conversation(HI, answer, system, first, second) == [
         *(UserMessage("hi"), calls, *results),
         *(SystemMessage("b"), UserMessage(go)),

@@ -54,8 +54,13 @@ def test_every_request_is_understood(body: dict[str, Any]) -> None:
     assert all(name in request.tools for name in (tool.name for tool in request.turn.tools))
 
 
-@pytest.mark.parametrize("body", requests(WITH_IDS))
-def test_what_needs_a_store_or_eyes_is_refused(body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("body", requests({"stateful"}))
+def test_requests_that_continue_stored_items_are_understood(body: dict[str, Any]) -> None:
+    assert request_of(body).use.continues
+
+
+@pytest.mark.parametrize("body", requests({"codex_images"}))
+def test_what_needs_eyes_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(UnsupportedParameter):
         request_of(body)
 

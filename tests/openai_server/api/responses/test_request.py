@@ -4,12 +4,15 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from openai_server.access.caps import Caps
 from openai_server.api.bodies import parsers
 from openai_server.api.responses.request import parse
+from openai_server.api.responses.settings import StoreUse
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.turn import Guide
+from openai_server.store.records import Base
 from tests.openai_server.api.responses.bodies import function, parsed, rejection, user
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -69,9 +72,19 @@ def test_truncation_may_drop_messages(value: str | None, drops_oldest: bool) -> 
 
 
 def test_values_without_effect_are_reported_as_they_are() -> None:
-    settings = parsed(service_tier="priority", store=True, background=False).settings
-    assert (settings.truncation, settings.service_tier) == ("disabled", "default")
+    assert parsed(store=True, background=False).settings.truncation == "disabled"
     assert parsed(text={"verbosity": "low"}).settings.text == {"format": {"type": "text"}, "verbosity": "low"}
+
+
+@pytest.mark.parametrize(
+    ("requested", "tier"),
+    [("auto", "default"), ("scale", "default"), ("flex", "flex"), ("priority", "priority"), ("fast", "priority")],
+)
+def test_a_tier_is_reported(requested: str, tier: str) -> None:
+    request = parsed(service_tier=requested)
+    assert (request.service_tier, request.settings.service_tier) == (requested, tier)
+    request.report_tier("default")
+    assert request.settings.service_tier == "default"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +93,6 @@ def test_values_without_effect_are_reported_as_they_are() -> None:
         ("client_metadata", {"x": 1}),
         ("prompt_cache_options", {"mode": "implicit"}),
         ("prompt_cache_retention", "24h"),
-        ("service_tier", "flex"),
         ("store", True),
         ("store", False),
         ("stream_options", {"include_obfuscation": False}),
@@ -94,16 +106,58 @@ def test_values_without_effect_are_reported_as_they_are() -> None:
     ],
 )
 def test_fields_without_effect_are_accepted(field: str, value: object) -> None:
-    assert parsed(**{field: value}).turn == parsed().turn
+    assert replace(parsed(**{field: value}).turn, extras={}) == parsed().turn
 
 
-@pytest.mark.parametrize("field", ["previous_response_id", "conversation", "prompt", "background"])
-def test_nothing_is_stored(field: str) -> None:
-    value = True if field == "background" else {"id": "x_1"}
-    error = rejection(field, **{field: value})
+def test_templates_are_not_stored() -> None:
+    error = rejection("prompt", prompt={"id": "x_1"})
     assert isinstance(error, UnsupportedParameter)
-    assert "stores nothing" in error.message
-    assert parsed(**{field: None}).turn == parsed().turn
+    assert "stores no templates" in error.message
+    assert parsed(prompt=None).turn == parsed().turn
+
+
+@pytest.mark.parametrize(
+    ("body", "use"),
+    [
+        ({}, StoreUse()),
+        ({"store": True}, StoreUse(store=True)),
+        ({"store": False, "background": False}, StoreUse(store=False)),
+        ({"background": True}, StoreUse(background=True)),
+        ({"previous_response_id": "resp_1"}, StoreUse(base=Base("resp_1"))),
+        ({"conversation": "conv_1"}, StoreUse(base=Base(None, "conv_1"))),
+        ({"conversation": {"id": "conv_1"}}, StoreUse(base=Base(None, "conv_1"))),
+        ({"store": None, "background": None, "previous_response_id": None, "conversation": None}, StoreUse()),
+    ],
+)
+def test_the_use_of_the_store(body: dict[str, object], use: StoreUse) -> None:
+    request = parsed(**body)
+    assert request.use == use
+    assert replace(request.turn, extras={}) == parsed().turn
+    settings = request.settings
+    assert (settings.previous_response_id, settings.conversation) == (
+        use.base.previous_response_id,
+        use.base.conversation_id,
+    )
+    assert settings.background == use.background
+
+
+def test_a_response_continues_one_thing() -> None:
+    error = rejection("previous_response_id", previous_response_id="resp_1", conversation="conv_1")
+    assert "exclude each other" in error.message
+
+
+@pytest.mark.parametrize("input", [None, []])
+def test_a_request_that_continues_may_have_no_input(input: object) -> None:
+    request = parsed(input=input, previous_response_id="resp_1")
+    assert request.turn.messages == []
+    rejection("input", input=input)
+
+
+@pytest.mark.parametrize("value", [{"id": 1}, {}, {"id": "conv_1", "metadata": {}}, 1])
+def test_a_conversation_has_an_id(value: object) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parsed(conversation=value)
+    assert str(raised.value.param).startswith("conversation")
 
 
 @pytest.mark.parametrize(
@@ -212,8 +266,11 @@ def test_sampling_has_the_names_of_this_server() -> None:
     [
         ({"text": {"format": {"type": "text"}}}, Guide()),
         ({"text": {"format": {"type": "json_object"}}}, Guide(field="text.format", json_schema={"type": "object"})),
-        ({"text": {"format": NAMED}}, Guide(field="text.format", json_schema=SCHEMA)),
-        ({"text": {"format": {**NAMED, "strict": True}}}, Guide(field="text.format", json_schema=SCHEMA, strict=True)),
+        ({"text": {"format": NAMED}}, Guide(field="text.format", json_schema=SCHEMA, name="answer")),
+        (
+            {"text": {"format": {**NAMED, "strict": True, "description": "d"}}},
+            Guide(field="text.format", json_schema=SCHEMA, name="answer", description="d", strict=True),
+        ),
         ({"regex": "a+"}, Guide(field="regex", regex="a+")),
         ({"grammar": 'root ::= "a"'}, Guide(field="grammar", grammar='root ::= "a"')),
         ({"json_schema": SCHEMA}, Guide(field="json_schema", json_schema=SCHEMA)),

@@ -121,3 +121,10 @@ def test_a_streaming_model_of_mlserver_is_called_for_its_own_kind_of_responses()
     recognized = Dialects({"plain": "mlserver_stream"}).of(description)
     assert recognized is not None
     assert call_of(recognized.dialect, streams=True).rpc is Rpc.BARE_STREAM
+
+
+def test_seldons_chats_are_recognized_by_their_columns() -> None:
+    dialect = dialect_of(models.SELDON)
+    assert (dialect.name, dialect.takes_messages) == ("seldon", True)
+    labels = replace(models.SELDON, outputs=tensors_of("content:BYTES label:BYTES"))
+    assert Dialects().of(labels) is None

@@ -393,11 +393,13 @@ def test_items_can_add_tools(kind: str) -> None:
 
 
 @pytest.mark.parametrize("item", [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}])
-def test_a_reference_is_refused(item: Json) -> None:
-    assert "stores nothing" in rejection("input[1]", input=[user(), item]).message
+def test_a_reference_has_its_place_in_the_request(item: Json) -> None:
+    request = parsed(input=[user(), item])
+    assert request.use.references == {"msg_1": "input[1]"}
+    assert request.turn.messages == parsed(input=[user()]).turn.messages
 
 
-@pytest.mark.parametrize("part", ["input_image", "input_file", "input_audio"])
+@pytest.mark.parametrize("part", ["input_image", "input_audio"])
 @pytest.mark.parametrize("where", [{"role": "user"}, {"type": "function_call_output", "call_id": "c"}])
 def test_media_are_refused(part: str, where: Json) -> None:
     key = "output" if "type" in where else "content"

@@ -21,7 +21,6 @@ KINDS_NEVER_SENT = {
     *("mcp_call", "mcp_call_arguments", "mcp_list_tools", "shell_call_command", "shell_call_output_content"),
     # Reasoning is sent whole, without a summary.
     *("reasoning_summary_part", "reasoning_summary_text"),
-    "queued",  # nothing runs in the background
 }
 """Kinds of events: the second word of their types."""
 EVENTS_NEVER_SENT = {"response.output_text.annotation.added"}
@@ -71,7 +70,7 @@ def test_every_part_is_sent() -> None:
 def test_every_field_of_a_response_is_sent_or_listed() -> None:
     never_sent = {
         # Features that are refused in requests.
-        *("access_programs", "conversation", "image", "moderation", "prompt", "prompt_cache_options"),
+        *("access_programs", "image", "moderation", "prompt", "prompt_cache_options"),
         *("input_transformations", "prompt_cache_diagnostics", "prompt_cache_retention", "tool_usage"),
     }
     sent = {*answer.ResponseObject.__struct_fields__, "object"}

@@ -60,11 +60,15 @@ def test_the_response_repeats_the_values_that_were_in_effect() -> None:
         safety_identifier="s",
         prompt_cache_key="k",
         user="u",
+        store=True,
+        background=True,
+        previous_response_id="resp_1",
+        conversation="conv_1",
     )
     payload = whole("x", request=request(settings))
-    assert {name: payload[name] for name in settings.__struct_fields__} == json.loads(encode(settings))
-    constants = {"object": "response", "store": False, "background": False, "previous_response_id": None}
-    assert {name: payload[name] for name in constants} == constants
+    expected = {**json.loads(encode(settings)), "conversation": {"id": "conv_1"}}
+    assert {name: payload[name] for name in settings.__struct_fields__} == expected
+    assert payload["object"] == "response"
 
 
 def test_every_key_is_present() -> None:

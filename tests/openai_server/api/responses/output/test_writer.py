@@ -28,7 +28,7 @@ from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
 from openai_server.parsing.answer_format import parser_for
 from openai_server.parsing.choice_reader import AnswerFormat
-from tests.openai_server.api.responses.output.streams import IDENTITY, events, request, streamed, writer
+from tests.openai_server.api.responses.output.streams import IDENTITY, SETTINGS, events, request, streamed, writer
 from tests.openai_server.parsing.answers import tool
 
 TEMPLATE = "<think></think><tool_call>"
@@ -383,7 +383,7 @@ def test_text_alone_is_written_as_content_is(texts: list[str]) -> None:
 
 def test_a_percent_sign_in_an_id_is_kept() -> None:
     identity = AnswerIdentity("resp_1%d%b", 1, "m%d")
-    stream = ResponsesWriter(identity, request(), None, None, lambda: 0)
+    stream = ResponsesWriter(identity, SETTINGS, {}, None, lambda: 0)
     data = stream.begin(1, None) + stream.text(0, "%d") + stream.text(0, "%b") + stream.end(None)
     [message] = events(data)[-1]["response"]["output"]
     assert (message["id"], message["content"][0]["text"]) == ("msg_1%d%b00", "%d%b")

@@ -112,6 +112,14 @@ def dialect_of(description: Description) -> Dialect:
     return recognized.dialect
 
 
+SELDON = Description(
+    model="chat",
+    server=ServerDescription("mlserver"),
+    inputs=tensors_of("role:BYTES content:BYTES type:BYTES", (-1,)),
+    outputs=tensors_of("role:BYTES content:BYTES type:BYTES", (-1,)),
+)
+
+
 def turn_of(**body: Any) -> Turn:
     return parse_completion(json.dumps({"prompt": "Hi", **body}).encode()).turn()
 

@@ -15,7 +15,18 @@ from openai_server.backends.dialects.mapping.explain import ABSENT
 from openai_server.backends.dialects.mapping.load import BadMapping, load, parse
 from openai_server.backends.dialects.mapping.schema import MappingFile
 from openai_server.core.errors import BackendError, UnsupportedParameter
-from openai_server.core.messages import Message, SystemMessage, UserMessage
+from openai_server.core.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionCall,
+    FunctionMessage,
+    Message,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
 from openai_server.core.turn import Sampling, TemplateOptions, Turn
 from openai_server.core.usage import Usage
@@ -328,6 +339,22 @@ def test_a_chat_can_be_sent_as_messages() -> None:
         chat_call(apart, CHAT[0])
 
 
+def test_a_chat_can_be_sent_as_columns() -> None:
+    columns = 'messages = { tensor = "text", as = "columns", role = "role", kind = "kind" }\n[outputs]\ntext = "T"\n'
+    several = UserMessage([TextPart("a"), TextPart("b")])
+    assert chat_call(columns, DeveloperMessage("d"), several, AssistantMessage("c"), UserMessage("e")) == {
+        "text": [b"d", b"a\nb", b"c", b"e"],
+        "role": [b"system", b"user", b"assistant", b"user"],
+        "kind": [b"text"] * 4,
+    }
+    called = AssistantMessage(tool_calls=[ToolCall("1", FunctionCall("f", "{}"))])
+    older = AssistantMessage(function_call=FunctionCall("f", "{}"))
+    for message in (called, older, ToolMessage("x", "1"), FunctionMessage("f", "x")):
+        with pytest.raises(UnsupportedParameter) as caught:
+            chat_call(columns, *CHAT, message)
+        assert caught.value.param == "messages[2]"
+
+
 def test_a_chat_as_messages_refuses_what_a_template_would_express() -> None:
     text = 'messages = "chat"\n[outputs]\ntext = "T"\n'
     with pytest.raises(UnsupportedParameter) as caught:
@@ -370,6 +397,9 @@ def test_a_file_extends_a_built_in_one() -> None:
         ('[inputs]\nprompt = { key = "p" }\n[outputs]\ntext = "T"\n', "no table `json`"),
         ('[inputs]\nprompt = { type = "BYTES" }\n[outputs]\ntext = "T"\n', "one of `tensor`, `key` and `parameter`"),
         ('[inputs]\nprompt = { tensor = "p", inside = "x" }\n[outputs]\ntext = "T"\n', 'needs `as = "json"`'),
+        ('messages = { tensor = "m", as = "columns" }\n[outputs]\ntext = "T"\n', "needs `role`"),
+        ('messages = { tensor = "m", role = "r" }\n[outputs]\ntext = "T"\n', "needs `role`"),
+        ('messages = { tensor = "m", kind = "k" }\n[outputs]\ntext = "T"\n', "needs `role`"),
         ('extends = "x"\n', "extends 'x'; it can extend one of"),
         ('extends = "../builtin/trtllm"\n', "it can extend one of"),
     ],

@@ -1,0 +1,1 @@
+"""`/v1/batches`: files of requests that run when there is room for them."""

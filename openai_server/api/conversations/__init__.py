@@ -1,0 +1,1 @@
+"""`/v1/conversations`: stored conversations and their items."""

@@ -1,0 +1,1 @@
+"""Responses with state: their history, and how they are stored."""

@@ -23,6 +23,18 @@ PURE = (
     "openai_server.api.schemas",
     "openai_server.api.schemas_tasks",
     "openai_server.core",
+    *(
+        f"openai_server.store.{module}"
+        for module in (
+            *("arriving", "batch_records", "errors", "fairness", "file_records", "fitting", "ids", "records"),
+            *("settings", "url"),
+        )
+    ),
+    "openai_server.jobs.lease",
+    *(
+        f"openai_server.api.responses.background.{module}"
+        for module in ("event_log", "queued_request", "recorder", "replay")
+    ),
     "openai_server.backends.affinity",
     "openai_server.backends.dialects",
     "openai_server.backends.metadata",
@@ -30,6 +42,7 @@ PURE = (
     "openai_server.api.answers",
     "openai_server.api.usage",
     "openai_server.api.examples",
+    "openai_server.api.in_tier",
     "openai_server.api.model_in_path",
     "openai_server.api.prompt_estimate",
     "openai_server.api.query",
@@ -44,8 +57,14 @@ PURE = (
     ),
     *(
         f"openai_server.api.responses.{module}"
-        for module in ("answer", "errors", "input", "output", "request", "settings")
+        for module in ("answer", "errors", "input", "output", "request", "settings", "stored_view")
     ),
+    *(f"openai_server.api.responses.retrieval.{module}" for module in ("answer", "parameters", "query")),
+    *(f"openai_server.api.conversations.{module}" for module in ("answer", "request")),
+    "openai_server.api.file_limits",
+    *(f"openai_server.api.files.{module}" for module in ("answer", "disposition", "form", "ranges", "request")),
+    *(f"openai_server.api.uploads.{module}" for module in ("answer", "request")),
+    *(f"openai_server.api.batches.{module}" for module in ("answer", "check_frames", "checking", "request")),
     "openai_server.api.models.answer",
     "openai_server.api.models.anthropic",
     "openai_server.api.health.answer",
@@ -73,6 +92,8 @@ PURE = (
         )
     ),
     "openai_server.api.within_caps",
+    "openai_server.api.documents",
+    *(f"openai_server.api.prompt_files.{name}" for name in ("cache", "data", "settings")),
     "openai_server.telemetry.load",
     "openai_server.telemetry.request_start",
     "openai_server.telemetry.vllm_names",
@@ -97,12 +118,15 @@ PURE = (
     ),
     "openai_server.parsing",
     *(f"openai_server.tokenizing.{name}" for name in ("chunks", "plain", "spelling")),
+    *(f"openai_server.extraction.{name}" for name in ("errors", "frames", "kinds")),
+    *(f"openai_server.fetching.{name}" for name in ("addresses", "errors", "urls")),
     "openai_server.access.admission",
     "openai_server.access.caps",
     "openai_server.access.cors",
     "openai_server.http.framing",
     "openai_server.access.keys",
     "openai_server.access.rates",
+    "openai_server.access.tier_limits",
     "anyserve_worker.core",
     "anyserve_worker.text",
     "anyserve_worker.sampling",
@@ -121,6 +145,29 @@ PURE = (
     "anyserve_worker.service.step_batch",
     "anyserve_worker.service.tasks",
     "anyserve_worker.llama.constants",
+    "anyserve_worker.pipelines.core",
+    *(
+        f"anyserve_worker.pipelines.wrappers.{name}"
+        for name in ("answer_reader", "arguments", "client_errors", "pieces")
+    ),
+    *(
+        f"anyserve_worker.pipelines.upstream.{module}"
+        for module in ("counts", "failures", "framing", "scrubbing", "settings", "tool_calls")
+    ),
+    *(f"anyserve_worker.pipelines.openai_api.{module}" for module in ("model_names", "reader", "request")),
+    *(
+        f"anyserve_worker.pipelines.{name}"
+        for name in ("errors", "limits", "toml_errors", "waiting_line", "host.requests")
+    ),
+    "anyserve_worker.service.pipeline_responses",
+    "anyserve_worker.telemetry.ended_request",
+    *(
+        f"anyserve_worker.pipelines.http_api.{module}"
+        for module in (
+            *("api_errors", "conversations", "mappings", "paths", "prompts", "reader", "requests", "schema"),
+            "templates",
+        )
+    ),
 )
 """A package stands for all of its modules."""
 
@@ -196,13 +243,17 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         ("llama_cpp", {"anyserve_worker.llama.native"}),
         ("llguidance", {"anyserve_worker.guides.translation", "anyserve_worker.guides.matcher"}),
         ("tokenizers", {"openai_server.tokenizing.local"}),
+        ("pypdf", {"openai_server.extraction.pdf"}),
+        ("python_multipart", {"openai_server.api.files.form"}),
+        ("bs4", {"openai_server.extraction.html"}),
+        ("httpx", {"anyserve_worker.pipelines.upstream.client", "openai_server.fetching.fetcher"}),
         ("opentelemetry", {f"{p}.tracing" for p in ("anyserve_common", *(f"{g}.telemetry" for g in GENERATION))}),
         (
             "prometheus_client",
             {
                 *(
                     f"openai_server.telemetry.{name}"
-                    for name in ("load", "metrics", "processes", "sharing", "vllm_names")
+                    for name in ("load", "metrics", "processes", "sharing", "store_metrics", "vllm_names")
                 ),
                 "anyserve_worker.telemetry.metrics",
             },
@@ -212,6 +263,15 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
 def test_a_library_is_only_imported_by_its_wrappers(library: str, users: set[str]) -> None:
     importers = {m for m, imported in modules(*PACKAGES).items() if any(within(name, (library,)) for name in imported)}
     assert importers == users
+
+
+def test_only_the_store_imports_the_libraries_of_databases() -> None:
+    libraries = ("sqlalchemy", "alembic", "asyncpg", "greenlet", "sqlite3")
+    users = {m for m, imported in modules(*PACKAGES).items() if any(within(name, libraries) for name in imported)}
+    assert users
+    assert not [user for user in users if not within(user, ("openai_server.store",))]
+    for module in ("blob_folder", "blobs", "errors", "records", "settings", "store", "stowing", "url"):
+        assert f"openai_server.store.{module}" not in users
 
 
 def test_only_some_modules_use_grpc_in_the_sidecar() -> None:
@@ -243,14 +303,34 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "backends": ("core",),
     "parsing": ("core",),
     "tokenizing": ("core",),
+    "store": ("core",),
+    "processes": (),
+    "extraction": ("core", "access", "processes"),
+    "fetching": ("core", "access"),
     "prompting": ("core", "backends", "parsing"),
-    "api": ("core", "backends", "parsing", "prompting", "tokenizing", *SHARED_PARTS),
-    "app": ("core", "backends", "parsing", "prompting", "tokenizing", *SHARED_PARTS, "api", "config"),
+    "api": (
+        *("core", "backends", "parsing", "prompting", "store", "jobs", "tokenizing", "extraction", "fetching"),
+        *("processes", *SHARED_PARTS),
+    ),
+    "app": ("core", "backends", "parsing", "prompting", "store", "jobs", "tokenizing", *SHARED_PARTS, "api", "config"),
+    "jobs": ("core", "store"),
     "config": ("core", *SHARED_PARTS),
     "health_check": ("config",),
-    "cli": ("core", "config", "health_check", "check", "backends", "tokenizing", *SHARED_PARTS),
+    "store_options": ("config", "store"),
+    "prompt_file_options": ("config", "fetching"),
+    "cli": (
+        "core",
+        "config",
+        "health_check",
+        "check",
+        "backends",
+        "store_options",
+        "prompt_file_options",
+        "tokenizing",
+        *SHARED_PARTS,
+    ),
     "check": ("core", "backends", "tokenizing", "config", "app", "serving"),
-    "serving": ("core", "backends", "tokenizing", *SHARED_PARTS, "config", "app"),
+    "serving": ("core", "backends", "store", "tokenizing", *SHARED_PARTS, "config", "app"),
     "worker_process": ("config", "http", "serving"),
     "__main__": ("cli", "config", "prompting", *SHARED_PARTS, "serving"),
 }
@@ -307,10 +387,11 @@ FLOORS_OF_THE_WORKER: dict[str, tuple[str, ...]] = {
     "guides": ("core", "sampling"),
     "llama": ("core", "sampling", "text", "scheduling", "guides"),
     "engine": ("core", "threads", "sampling", "text", "scheduling", "guides"),
+    "pipelines": ("core",),
     "telemetry": ("core", "engine.stats", "engine.running_request"),
-    "service": ("core", "threads", "sampling", "scheduling", "llama", "engine", "telemetry"),
+    "service": ("core", "threads", "sampling", "scheduling", "llama", "engine", "pipelines", "telemetry"),
     "cli": ("core", "threads", "scheduling", "service"),
-    "__main__": ("core", "llama", "service", "cli"),
+    "__main__": ("core", "llama", "pipelines", "service", "cli"),
 }
 """The parts that each folder or module of the worker may import besides itself: only ones that are above it here.
 

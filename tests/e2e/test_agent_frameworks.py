@@ -5,13 +5,14 @@ answers have a schema, with which they always end.
 """
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import anthropic
 import openai
 import pytest
 import uvicorn
-from agents import Agent, ModelSettings, RunConfig, Runner, function_tool
+from agents import Agent, ModelSettings, OpenAIConversationsSession, RunConfig, Runner, function_tool
 from agents.models.default_models import get_default_model
 from agents.models.openai_provider import OpenAIProvider
 from pydantic import BaseModel
@@ -105,6 +106,31 @@ async def test_an_agents_answer_is_streamed(config: RunConfig) -> None:
     ]
     assert len(deltas) > 2
     assert Weather.model_validate_json("".join(deltas)) == result.final_output
+
+
+async def test_an_agent_continues_what_the_server_stores(worker_address: str, tmp_path: Path) -> None:
+    alias = f"{get_default_model()}={SMOLLM2}"
+    with servers.sidecar(worker_address, "--model-alias", alias, "--store", f"sqlite:///{tmp_path}/store.db") as (
+        _,
+        url,
+    ):
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            config = RunConfig(model_provider=OpenAIProvider(openai_client=client), tracing_disabled=True)
+            agent = Agent(name="Guide", instructions="Be brief.", output_type=Weather)
+            first = await Runner.run(agent, "The weather in Paris?", run_config=config)
+            second = await Runner.run(
+                agent, "And in Rome?", previous_response_id=first.last_response_id, run_config=config
+            )
+            assert second.last_response_id
+            pages = client.responses.input_items.list(second.last_response_id, order="asc")
+            assert [item.role async for item in pages if item.type == "message"] == ["user", "assistant", "user"]
+            session = OpenAIConversationsSession(openai_client=client)
+            for text in ("The weather in Paris?", "And in Rome?"):
+                await Runner.run(agent, text, session=session, run_config=config)
+            assert [item.get("role") for item in await session.get_items()] == ["user", "assistant"] * 2
+            await session.pop_item()
+            assert len(await session.get_items()) == 3
+            await session.clear_session()
 
 
 # ---- pydantic-ai

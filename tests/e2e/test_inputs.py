@@ -92,7 +92,7 @@ def test_control_tokens_are_text_only_if_requested(service: Service) -> None:
         {"mirostat": 1, "mirostat_tau": 3.0},
         {"mirostat": 2, "mirostat_eta": 0.2},
         {"repetition_penalty": 1.5, "repeat_last_n": 8},
-        {"dry_multiplier": 2.0, "dry_allowed_length": 1, "dry_sequence_breakers": ["\n"]},
+        {"dry_multiplier": 50.0, "dry_allowed_length": 0, "dry_sequence_breakers": ["\n"]},
         {"top_k": 20, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.9, "frequency_penalty": 0.5},
     ],
     ids=lambda inputs: "-".join(inputs),

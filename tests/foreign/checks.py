@@ -91,11 +91,11 @@ def check_failures(bench: Bench) -> None:
     at_once, midway = f"Please {engine.FAIL_AT_ONCE}", f"Please {engine.FAIL_MIDWAY}"
     for prompt in (at_once, midway):
         reply = bench.client.post(COMPLETIONS, {"model": model, "prompt": prompt})
-        _check_failure(reply)
+        check_failure(reply)
     for prompt in (at_once, midway):
         answer = bench.client.stream(COMPLETIONS, {"model": model, "prompt": prompt})
         assert len(answer.errors) == 1, answer
-        _check_message(answer.errors[0])
+        check_message(answer.errors[0])
         assert not answer.reasons, "an answer that failed has no reason to end"
         if prompt == midway and bench.backend.streams:
             text = "".join(answer.deltas)
@@ -116,7 +116,7 @@ def check_refused(bench: Bench) -> None:
     assert len(bench.requests()) == n_requests
     reply = bench.client.post(COMPLETIONS, {"model": "no-such-model", "prompt": "Hi"})
     assert reply.status == 404, reply.body
-    _check_message(reply.error)
+    check_message(reply.error)
 
 
 def check_choices(bench: Bench) -> None:
@@ -308,12 +308,12 @@ def _check_usage(bench: Bench, usage: Any, prompt: str) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def _check_failure(reply: Reply) -> None:
+def check_failure(reply: Reply) -> None:
     assert 500 <= reply.status < 600, (reply.status, reply.body)
-    _check_message(reply.error)
+    check_message(reply.error)
 
 
-def _check_message(error: Mapping[str, Any]) -> None:
+def check_message(error: Mapping[str, Any]) -> None:
     message = error["message"]
     assert message
     assert len(message) <= LONGEST_MESSAGE

@@ -23,7 +23,7 @@ RESULTS: dict[tuple[str, str], bool] = {}
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and "check" in item.callspec.params:
+        if isinstance(item, pytest.Function) and "check" in item.fixturenames:
             backend = item.callspec.params["bench"]
             assert isinstance(backend, Backend)
             item.user_properties.append((PROPERTY, (backend.name, item.callspec.params["check"])))

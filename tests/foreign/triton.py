@@ -15,11 +15,13 @@ from tests.foreign.servers import triton_tensors
 @dataclass(frozen=True)
 class Model:
     """A model of the repository. `implementation` is a class in tests.foreign.servers; without one, the model has no
-    code, as an ensemble or a model of the vLLM backend."""
+    code, as an ensemble or a model of the vLLM backend, or that of `source`."""
 
     config: str
     implementation: str = ""
     versions: Sequence[int] = (1,)
+    source: Path | None = None
+    """A model.py to copy."""
 
 
 def _tensorrt_llm(*, accumulate_tokens: bool) -> Mapping[str, Model]:
@@ -74,6 +76,16 @@ def _own(name: str, implementation: str, inputs: str, outputs: str, *, decoupled
     return {name: Model(config, f"triton_own_names.{implementation}")}
 
 
+def _chat() -> Mapping[str, Model]:
+    """The model of examples/triton_chat as it is, and with scripted answers."""
+    config = (CHAT_MODEL / "config.pbtxt").read_text()
+    return {
+        CHAT_MODEL.name: Model(config, source=CHAT_MODEL / "1" / "model.py"),
+        "scripted": Model(config, "triton_chat.Scripted"),
+    }
+
+
+CHAT_MODEL = setup.ROOT / "examples" / "triton_chat" / "model_repository" / "chat_model"
 VLLM_CONFIG = 'backend: "vllm"\ninstance_group [ { count: 1 kind: KIND_MODEL } ]\n'
 _CONTRACT = _own("contract", "Contract", triton_tensors.CONTRACT_INPUTS, triton_tensors.CONTRACT_OUTPUTS)
 REPOSITORIES: Mapping[str, Mapping[str, Model]] = {
@@ -94,6 +106,7 @@ REPOSITORIES: Mapping[str, Mapping[str, Model]] = {
         decoupled=False,
     ),
     "triton-contract": _CONTRACT,
+    "triton-chat": _chat(),
     "triton-broken": {
         "a_broken_model": next(
             iter(_own("", "Broken", triton_tensors.CONTRACT_INPUTS, triton_tensors.CONTRACT_OUTPUTS).values())
@@ -150,7 +163,9 @@ def _package() -> Path:
 def _write_model(folder: Path, model: Model) -> None:
     for version in model.versions:
         (folder / str(version)).mkdir(parents=True)
-        if model.implementation:
+        if model.source:
+            shutil.copy(model.source, folder / str(version) / "model.py")
+        elif model.implementation:
             (folder / str(version) / "model.py").write_text(_import(model.implementation))
         elif "vllm" in model.config:
             (folder / str(version) / "model.json").write_text('{"model": "scripted"}')

@@ -194,6 +194,12 @@ async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 # ---- The server
 
 
+PROMPT_TASKS = {
+    name: task for name, task in contract.TASKS.items() if name not in (contract.TASK_CHAT, contract.TASK_RESPONSES)
+}
+"""Tasks of a model with prompts. One that lists the others gets chats instead."""
+
+
 class FakeWorker(GRPCInferenceServiceServicer):
     """A scripted backend. `models` None: it has no RepositoryIndex. `unimplemented` names further calls that it
     lacks. `foreign`: it reports no extension of the contract."""

@@ -19,7 +19,7 @@ REASONING = [{"type": kind, "text": "x"} for kind in ("summary_text", "reasoning
 MESSAGE = {"role": "user", "content": "x"}
 ITEMS: list[dict[str, Any]] = [
     {"type": "message", "role": "developer", "content": "x"},
-    {"role": "user", "content": PARTS},
+    {"role": "user", "content": [*PARTS, {"type": "input_file", "file_data": "YQ==", "filename": "a.txt"}]},
     {"type": "reasoning", "id": "rs_1", "summary": REASONING[:1], "content": REASONING[1:]},
     {"type": "message", "role": "assistant", "content": [*PARTS[2:], {"type": "refusal", "refusal": "x"}]},
     {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},

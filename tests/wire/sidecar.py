@@ -197,6 +197,7 @@ async def app_for(
     """Yields an application with the backend at `port`, or with the backends in `pool`, from startup to shutdown."""
     settings = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
     app = App(settings, pool or backends(settings), observer)
+    await app.open_store()
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))

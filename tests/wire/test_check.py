@@ -12,6 +12,7 @@ from openai_server import check
 from openai_server.cli import command
 from openai_server.config import Config
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
+from tests.wire.chat_server import ChatModel, ChatServer
 from tests.wire.foreign_server import ForeignModel, ForeignServer, answer, serving
 from tests.wire.test_sidecar_dialects import IDS, PLAIN, VLLM
 
@@ -102,3 +103,14 @@ def test_mistakes_are_errors_at_the_start(arguments: list[str], problem: str) ->
     result = CliRunner().invoke(command(lambda _: None), ["check", *arguments])
     assert result.exit_code == 2
     assert problem in result.output
+
+
+async def test_a_model_that_takes_chats_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+    is_good, models = await report_of(ChatServer(m=ChatModel()), capsys)
+    assert is_good
+    report = models["m"]
+    assert report["dialect"] == "chat: it has the messages and the answer of a chat in this project's contract"
+    assert report["messages"] == "tensor messages (a JSON array, as in OpenAI's chat)"
+    assert report["refused"] == "prompts, logprobs"
+    assert report["chat"] == "messages are sent as they are"
+    assert report["one token"] == "not tried: the model takes no prompt"

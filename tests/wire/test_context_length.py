@@ -6,7 +6,7 @@ import pytest
 
 from protos import contract
 from tests.anyserve_worker.fakes import FakeRunner, FakeVectorRunner
-from tests.wire.fake_worker import FakeWorker, Refusal, refuses, streams
+from tests.wire.fake_worker import PROMPT_TASKS, FakeWorker, Refusal, refuses, streams
 from tests.wire.sidecar import Reply, Sidecar, app_for, running
 from tests.wire.worker import worker
 
@@ -95,7 +95,7 @@ async def test_every_backends_refusal_has_the_matched_wording(path: str, stream:
         ("This model's maximum context length is 9 tokens. However, …", {}, "context length is 9 tokens. However, …"),
     ):
         refusal = Refusal("INVALID_ARGUMENT", message, **OVERFLOW, **details)
-        inputs = [spec.name for task in contract.TASKS.values() for spec in task.inputs]
+        inputs = [spec.name for task in PROMPT_TASKS.values() for spec in task.inputs]
         parameters = {"context_length": "4096", **tasks}
         fake = FakeWorker(refuses(refusal), streams(fails=refusal), inputs=inputs, parameters=parameters)
         async with running(fake) as sidecar:

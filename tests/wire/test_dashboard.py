@@ -41,12 +41,20 @@ def selectors(dashboard: Any) -> list[tuple[str, set[str]]]:
     return pairs
 
 
+class Pipeline:
+    """A pipeline as metrics read it."""
+
+    name = "p"
+    n_running = n_waiting = n_restarts = memory = 1
+
+
 async def scrapes() -> list[Scrape]:
-    async with worker({"tiny": FakeRunner()}) as running, app_for(running.port) as sidecar:
+    async with worker({"tiny": FakeRunner()}) as running, app_for(running.port, store="sqlite://") as sidecar:
         for stream in (False, True):
             await sidecar.complete(prompt="x", stream=stream)
         await wait_for_n_requests(running, 0)
-        return [Scrape((await sidecar.get("/metrics")).body), Scrape(Metrics(running.repository).text())]
+        metrics = Metrics(running.repository, [Pipeline()])
+        return [Scrape((await sidecar.get("/metrics")).body), Scrape(metrics.text())]
 
 
 async def test_every_metric_and_label_exists(dashboard: Any) -> None:

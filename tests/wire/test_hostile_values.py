@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from protos import contract
+from tests.openai_server.api.responses.input.stored_items import ITEMS
 from tests.wire import responses_bodies
-from tests.wire.fake_worker import FakeWorker
+from tests.wire.fake_worker import PROMPT_TASKS, FakeWorker
 from tests.wire.sidecar import Sidecar, running
+from tests.wire.stored_objects import MEMORY, with_ids
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +103,10 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/responses", {"input": responses_bodies.ITEMS, "tools": responses_bodies.TOOLS[:4]}),
     ("/responses", {"input": "x", "tools": responses_bodies.TOOLS[:2], "tool_choice": responses_bodies.CHOICES[2]}),
     ("/v1/responses", {**responses_bodies.BODIES[-1], "text": {"format": responses_bodies.FORMATS[1]}}),
+    ("/v1/conversations", {"items": responses_bodies.ITEMS, "metadata": {"a": "b"}}),
+    ("/v1/conversations/{conversation_id}", {"metadata": {"a": "b"}}),
+    *(("/v1/conversations", {"items": ITEMS[start : start + 20]}) for start in range(0, len(ITEMS), 20)),
+    ("/v1/conversations/{conversation_id}/items", {"items": responses_bodies.ITEMS[3:]}),
     ("/apply-template", {"messages": [USER], "tools": [TOOL]}),
     ("/chat/completions/input_tokens", {"messages": [USER], "tools": [TOOL], "max_tokens": 1}),
     (
@@ -182,8 +187,8 @@ def body_with(body: dict[str, Any], path: tuple[Any, ...], value: str) -> bytes:
 
 
 def backend() -> FakeWorker:
-    inputs = [spec.name for task in contract.TASKS.values() for spec in task.inputs]
-    return FakeWorker(inputs=inputs, parameters={"chat_template": TEMPLATE, "tasks": ",".join(contract.TASKS)})
+    inputs = [spec.name for task in PROMPT_TASKS.values() for spec in task.inputs]
+    return FakeWorker(inputs=inputs, parameters={"chat_template": TEMPLATE, "tasks": ",".join(PROMPT_TASKS)})
 
 
 async def check(sidecar: Sidecar, path: str, body: bytes, label: object) -> None:
@@ -204,7 +209,8 @@ async def check(sidecar: Sidecar, path: str, body: bytes, label: object) -> None
 async def test_a_hostile_value_in_any_place_is_refused_or_answered(
     path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(backend()) as sidecar:
+    async with running(backend(), store=MEMORY) as sidecar:
+        path = await with_ids(sidecar, path)
         await check(sidecar, path, json.dumps(body).encode(), "as it is")
         for place in places(body):
             for name, value in HOSTILE.items():
@@ -220,6 +226,12 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "/v1/responses": {"input": "x"},
     "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/conversations": {},
+    "/v1/conversations/{conversation_id}": {"metadata": {}},
+    "/v1/conversations/{conversation_id}/items": {"items": []},
+    "/v1/uploads": {"bytes": 1, "filename": "f", "mime_type": "text/plain", "purpose": "batch"},
+    "/v1/uploads/{upload_id}/complete": {"part_ids": []},
+    "/v1/batches": {"input_file_id": "file-1", "endpoint": "/v1/completions", "completion_window": "24h"},
     "/v1/embeddings": {"input": "x"},
     "/v1/rerank": {"query": "q", "documents": ["a"]},
     "/tokenize": {"messages": [USER]},
@@ -240,18 +252,19 @@ def fields(schema: dict[str, Any], document: dict[str, Any]) -> set[str]:
 
 @pytest.mark.parametrize("path", REQUIRED)
 async def test_a_hostile_value_in_any_field_is_refused_or_answered(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with running(backend()) as sidecar:
+    async with running(backend(), store=MEMORY) as sidecar:
         document = (await sidecar.get("/openapi.json")).json
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         names = fields(content["schema"], document)
         assert names >= REQUIRED[path].keys()
+        actual = await with_ids(sidecar, path)
         for field in names:
             for name in ONE_OF_EACH:
-                await check(sidecar, path, body_with(REQUIRED[path], (field,), HOSTILE[name]), (field, name))
+                await check(sidecar, actual, body_with(REQUIRED[path], (field,), HOSTILE[name]), (field, name))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-@pytest.mark.parametrize("path", sorted({path for path, _ in BODIES}))
+@pytest.mark.parametrize("path", sorted({path for path, _ in BODIES if "/conversations" not in path}))
 async def test_a_model_name_of_8_mb_is_not_found_and_not_quoted(path: str) -> None:
     body = next(dict(body) for body_path, body in BODIES if body_path == path)
     async with running(backend()) as sidecar:
@@ -268,12 +281,14 @@ async def test_a_model_name_of_8_mb_is_not_found_and_not_quoted(path: str) -> No
 
 async def test_long_names_in_paths_and_headers_have_short_errors() -> None:
     long = "n" * 10_000
-    async with running(backend()) as sidecar:
+    async with running(backend(), store=MEMORY) as sidecar:
         for method, path in (
             ("GET", f"/v1/models/{long}"),
             ("GET", f"/v1/{long}"),
             ("POST", f"/v1/{long}"),
             ("DELETE", f"/v1/models/{long}"),
+            ("GET", f"/v1/responses/{long}"),
+            ("GET", f"/v1/conversations/{long}/items/{long}"),
             ("POST", f"/{long}/chat/completions"),
             ("POST", f"/v1/engines/{long}/completions"),
         ):

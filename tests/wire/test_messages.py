@@ -15,6 +15,7 @@ from tests.anyserve_worker.fakes import FakeRunner
 from tests.ops.able_worker import able_worker
 from tests.wire.fake_worker import (
     ALL_INPUTS,
+    PROMPT_TASKS,
     FakeWorker,
     Refusal,
     answers,
@@ -392,8 +393,8 @@ async def test_omitted_reasoning_comes_back_with_its_signature(stream: bool) -> 
 async def test_counted_prompts_have_the_reasoning_that_was_omitted() -> None:
     fake = FakeWorker(
         answers(whole("<think>hm</think>well"), message((contract.TOKEN_IDS, [1, 2]))),
-        inputs=[spec.name for task in contract.TASKS.values() for spec in task.inputs],
-        parameters={"chat_template": REASONING_TEMPLATE, "tasks": ",".join(contract.TASKS)},
+        inputs=[spec.name for task in PROMPT_TASKS.values() for spec in task.inputs],
+        parameters={"chat_template": REASONING_TEMPLATE, "tasks": ",".join(PROMPT_TASKS)},
     )
     async with running(fake) as sidecar:
         answer = {"role": "assistant", "content": (await send(sidecar, thinking=OMITTED)).json["content"]}

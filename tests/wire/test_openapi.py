@@ -11,6 +11,14 @@ from jsonschema import Draft202012Validator
 from openai_server.api import openapi, schemas, schemas_tasks
 from openai_server.api.chat.answer import ChatCompletionChunk
 from openai_server.api.completions.answer import CompletionChunk
+from openai_server.api.conversations.request import (
+    CONVERSATION_UPDATE_FIELDS,
+    NEW_CONVERSATION_FIELDS,
+    NEW_CONVERSATION_ITEMS_FIELDS,
+    ConversationUpdate,
+    NewConversation,
+    NewConversationItems,
+)
 from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
 from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
 from openai_server.api.registry import ENDPOINTS
@@ -21,6 +29,7 @@ from tests.ops.able_worker import able_worker
 from tests.wire import responses_bodies
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
+from tests.wire.stored_objects import MEMORY, with_ids
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CALLS = {"tools": TOOLS, "enable_thinking": True}
@@ -77,6 +86,9 @@ async def test_every_accepted_field_is_described() -> None:
         (schemas_tasks.RerankRequest, schemas_tasks.RERANK_FIELDS),
         (MessagesRequest, MESSAGES_FIELDS),
         (CountTokensRequest, COUNT_FIELDS),
+        (NewConversation, NEW_CONVERSATION_FIELDS),
+        (ConversationUpdate, CONVERSATION_UPDATE_FIELDS),
+        (NewConversationItems, NEW_CONVERSATION_ITEMS_FIELDS),
     ):
         accepted = {*fields.mapped, *fields.no_effect, *fields.neutral}
         assert components[struct.__name__]["properties"].keys() == accepted
@@ -110,12 +122,18 @@ async def test_health_is_absent_if_it_has_its_own_port() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/models", "/v1/models/tiny", "/tokenizer_info", "/health", "/livez", "/readyz", "/openapi.json"]
+    "path",
+    [
+        *("/v1/models", "/v1/models/tiny", "/tokenizer_info", "/health", "/livez", "/readyz", "/openapi.json"),
+        *("/v1/responses/{response_id}", "/v1/responses/{response_id}/input_items"),
+        *(f"/v1/conversations/{{conversation_id}}{rest}" for rest in ("", "/items", "/items/{item_id}")),
+        *("/v1/files", "/v1/files/{file_id}"),
+    ],
 )
 async def test_responses_to_get_fit_their_schemas(path: str) -> None:
-    async with running(able_worker()) as sidecar:
+    async with running(able_worker(), store=MEMORY) as sidecar:
         document = await openapi_document(sidecar)
-        reply = await sidecar.get(path)
+        reply = await sidecar.get(await with_ids(sidecar, path))
         assert reply.status == 200
         check(document, response_schema(document, "get", path.replace("tiny", "{model}")), reply.json)
 
@@ -129,6 +147,11 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**MESSAGES, **CALLS, "logprobs": True, "top_logprobs": 2}),
     ("/v1/chat/completions", {**MESSAGES, "functions": [{"name": "f"}], "n": 2}),
     *(("/v1/responses", body) for body in responses_bodies.BODIES if not body.get("stream")),
+    ("/v1/conversations", {}),
+    ("/v1/conversations", {"items": responses_bodies.ITEMS, "metadata": {"a": "b", "c": None}}),
+    ("/v1/conversations/{conversation_id}", {"metadata": None}),
+    ("/v1/conversations/{conversation_id}/items", {"items": responses_bodies.ITEMS}),
+    ("/v1/uploads", {"bytes": 1, "filename": "f", "mime_type": "", "purpose": "batch", "expires_after": None}),
     ("/v1/messages", {**MESSAGES, "max_tokens": 9}),
     ("/v1/messages", {**MESSAGES, "max_tokens": 9, "tools": [ANTHROPIC_TOOL], "thinking": {"type": "adaptive"}}),
     ("/v1/messages/count_tokens", {**MESSAGES, "tools": [ANTHROPIC_TOOL]}),
@@ -148,11 +171,11 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_requests_and_responses_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
-    async with running(able_worker()) as sidecar:
+    async with running(able_worker(), store=MEMORY) as sidecar:
         document = await openapi_document(sidecar)
         request_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         check(document, request_schema, body)
-        reply = await sidecar.send("POST", path, body)
+        reply = await sidecar.send("POST", await with_ids(sidecar, path), body)
         assert reply.status == 200, reply.body
         check(document, response_schema(document, "post", path), reply.json)
 
@@ -185,13 +208,15 @@ async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None
         ("/v1/completions", {"prompt": 1}, 400),
         ("/v1/chat/completions", {**MESSAGES, "model": "other"}, 404),
         ("/v1/completions", {"prompt": "a" * 200}, 413),
+        ("/v1/conversations", {"items": 1}, 400),
+        ("/v1/conversations/{conversation_id}", {"metadata": {}}, 404),
         ("/v1/messages", {"messages": 1}, 400),
         ("/v1/messages", {**MESSAGES, "max_tokens": 1, "model": "other"}, 404),
         ("/v1/messages/count_tokens", {"system": "a" * 200}, 413),
     ],
 )
 async def test_errors_fit_their_schemas(path: str, body: dict[str, Any], status: int) -> None:
-    async with running(able_worker(), max_body_bytes=150) as sidecar:
+    async with running(able_worker(), store=MEMORY, max_body_bytes=150) as sidecar:
         document = await openapi_document(sidecar)
         reply = await sidecar.send("POST", path, body)
         assert reply.status == status

@@ -19,6 +19,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from scripts.ports import free_port, refusing_port
 from tests.openai_server.backends.fakes import call_of
 from tests.wire.fake_worker import (
+    PROMPT_TASKS,
     FakeWorker,
     Refusal,
     echo,
@@ -150,8 +151,8 @@ async def test_a_request_that_its_usual_backend_refuses_goes_to_another(stream: 
 
 
 async def test_embeddings_and_tokens_take_turns_whatever_their_text() -> None:
-    inputs = {spec.name for task in contract.TASKS.values() for spec in task.inputs}
-    workers = [FakeWorker(inputs=inputs, parameters={"tasks": ",".join(contract.TASKS)}) for _ in range(2)]
+    inputs = {spec.name for task in PROMPT_TASKS.values() for spec in task.inputs}
+    workers = [FakeWorker(inputs=inputs, parameters={"tasks": ",".join(PROMPT_TASKS)}) for _ in range(2)]
     async with sidecar_for(*workers) as sidecar:
         for _ in range(4):
             await sidecar.send("POST", "/v1/embeddings", {"input": "the same " * 100})

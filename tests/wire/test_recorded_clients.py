@@ -15,7 +15,7 @@ import pytest
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.ops import able_worker
-from tests.wire.fake_worker import FakeWorker, inputs_of, last_token, message, token
+from tests.wire.fake_worker import PROMPT_TASKS, FakeWorker, inputs_of, last_token, message, token
 from tests.wire.sidecar import Reply, Sidecar, running
 from tests.wire.well_formed import (
     check_message,
@@ -86,7 +86,7 @@ async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 
 
 def worker() -> FakeWorker:
-    inputs = {spec.name for task in contract.TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
+    inputs = {spec.name for task in PROMPT_TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
     return FakeWorker(infer, stream, inputs=inputs, parameters=able_worker.PARAMETERS, step_batches=False)
 
 

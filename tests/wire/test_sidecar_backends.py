@@ -19,6 +19,7 @@ from scripts.ports import free_port, refusing_port
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import (
     ALL_INPUTS,
+    PROMPT_TASKS,
     FakeWorker,
     Refusal,
     echo,
@@ -33,7 +34,7 @@ from tests.wire.sidecar import Reply, Sidecar, app_for
 from tests.wire.test_sidecar_tasks import EVERYTHING, infer, task_of
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
-ALL_TASKS = ",".join(contract.TASKS)
+ALL_TASKS = ",".join(PROMPT_TASKS)
 
 
 @pytest.fixture(params=["whole", "stream a request", "step batches"])

@@ -40,6 +40,21 @@ def summarizer(text: str = "  Tuesday, support first.\n") -> FakeWorker:
     return FakeWorker(answers(whole(text)), streams(*pieces, last_token()))
 
 
+async def test_a_file_of_the_user_stays_a_file() -> None:
+    file = {"type": "input_file", "file_data": "data:text/plain;base64,VHVlc2RheQ==", "filename": "date.txt"}
+    backend = summarizer()
+    async with running(backend) as sidecar:
+        text = {"type": "input_text", "text": "When?"}
+        reply = await compact(sidecar, input=[{"role": "user", "content": [file, text]}])
+        assert reply.status == 200, reply.body
+        assert "<title>date.txt</title>\nTuesday" in prompt_of(backend)
+        CompactedResponse.construct(**reply.json)
+        message, item = reply.json["output"]
+        assert message["content"] == [file, text]
+        await respond(sidecar, message, item, {"role": "user", "content": "Next?"})
+        assert "<title>date.txt</title>\nTuesday" in prompt_of(backend)
+
+
 async def compact(sidecar: Sidecar, **body: Any) -> Reply:
     return await sidecar.send("POST", "/v1/responses/compact", {"model": "tiny", "input": TALK, **body})
 

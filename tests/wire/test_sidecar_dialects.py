@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from openai_server.backends import catalog, inventory
+from protos import tensors
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse, RepositoryIndexResponse
 from tests.wire.foreign_server import ForeignModel, ForeignServer, answer, serving
 from tests.wire.sidecar import Sidecar, app_for
@@ -189,6 +190,32 @@ async def test_bare_streams_are_read_with_a_mapping(tmp_path: Path) -> None:
         model.answers = [answer(t="one"), grpc.StatusCode.INTERNAL]
         failed = await sidecar.complete(prompt="Hi")
         assert (failed.status, failed.error["code"]) == (500, "backend_error")
+
+
+async def test_seldons_chats_are_columns() -> None:
+    piece: Any = {"role": "assistant", "type": "text"}
+    model = ForeignModel(
+        inputs="role:BYTES content:BYTES type:BYTES",
+        outputs="role:BYTES content:BYTES type:BYTES",
+        answers=[answer(content="one two", **piece)],
+    )
+    server = ForeignServer("mlserver", is_bare=True, m=model)
+    async with running(server) as sidecar:
+        [choice] = (await sidecar.chat()).json["choices"]
+        assert choice["message"]["content"] == "one two"
+        model.answers = [answer(content="one", **piece), answer(content=" two", **piece)]
+        chunks = (await sidecar.chat(stream=True)).events
+        assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == "one two"
+        sent = tensors.read_inputs(server.requests[-1])
+        assert {name: list(tensor.elements) for name, tensor in sent.items()} == {
+            "content": [b"hi"],
+            "role": [b"user"],
+            "type": [b"text"],
+        }
+        function = {"type": "function", "function": {"name": "f"}}
+        for field, body in (("tools", {"tools": [function]}), ("temperature", {"temperature": 0.5})):
+            refused = await sidecar.chat(**body)
+            assert (refused.status, refused.error["param"]) == (400, field)
 
 
 async def test_a_model_without_a_finish_reason_can_stream() -> None:

@@ -40,6 +40,17 @@ REQUESTS = [
         for prefix in ("", "/v1", "/tiny", "/org/name", "/v1/engines/tiny", "/engines/tiny", "/v1/models/tiny")
     ),
     ("GET", "/v1/responses", RESPONSES, 405),
+    *(
+        (method, f"{prefix}/responses/resp_1", "/v1/responses/{response_id}", 404)
+        for prefix in ("", "/v1", "/openai", "/openai/v1")
+        for method in ("GET", "HEAD", "DELETE")
+    ),
+    ("GET", "/v1/responses/resp_1/input_items", "/v1/responses/{response_id}/input_items", 404),
+    ("GET", "/v1/responses/compact", "/v1/responses/compact", 405),
+    ("POST", "/openai/v1/conversations", "/v1/conversations", 404),
+    ("POST", "/conversations/conv_1", "/v1/conversations/{conversation_id}", 404),
+    ("GET", "/v1/conversations/conv_1/items", "/v1/conversations/{conversation_id}/items", 404),
+    ("DELETE", "/v1/conversations/conv_1/items/a", "/v1/conversations/{conversation_id}/items/{item_id}", 404),
     ("POST", "/none/chat", CHAT, 404),
     ("POST", "/v1/models/none/chat/completions", CHAT, 404),
     *(

@@ -51,11 +51,21 @@ async def test_a_model_is_described_by_name_or_alias(name: str, expected: str) -
     assert model.created > 0
 
 
-@pytest.mark.parametrize("path", ["/v1/models/other", "/v1/models/broken"])
-async def test_an_unknown_model_is_not_described(path: str) -> None:
+async def test_an_unknown_model_is_not_described() -> None:
     async with running(FakeWorker()) as sidecar:
-        reply = await sidecar.get(path)
+        reply = await sidecar.get("/v1/models/other")
     assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize(("foreign", "status"), [(False, 503), (True, 404)])
+async def test_a_model_that_is_not_ready_is_only_unknown_in_servers_that_list_unloaded_ones(
+    foreign: bool, status: int
+) -> None:
+    async with running(FakeWorker(foreign=foreign)) as sidecar:
+        described = await sidecar.get("/v1/models/broken")
+        answers = [described, await sidecar.chat(model="broken"), await sidecar.chat(model="broken", stream=True)]
+        assert "broken" not in [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]]
+    assert [answer.status for answer in answers] == [status] * 3
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ from grpc import aio
 
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.service.repository import Repository, State
+from anyserve_worker.service.gguf_model import GGUFModel
+from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.served_model import State
 from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.threads.chooser import ThreadChooser
@@ -63,14 +65,15 @@ async def worker(
         )
         for name, runner in runners.items()
     }
-    repository = Repository([(name, Path()) for name in runners])
-    for model in repository:
-        model._engine, model.state = engines[model.name], State.READY
+    models = [GGUFModel(name, Path(), State.READY) for name in runners]
+    for model in models:
+        model._engine = engines[model.name]
         if vector_runner := vector_runners.get(model.name):
             own_tasks = ("rank",) if vector_runner.ranks else ("generate", "embed")
             model.tasks = (*own_tasks, "tokenize", "detokenize")
             model.config["tasks"] = ",".join(model.tasks)
         engines[model.name].start()
+    repository = Repository(models)
     servicer = InferenceServicer(repository)
     server = aio.server(options=PINGS)
     add_GRPCInferenceServiceServicer_to_server(servicer, server)

@@ -1,4 +1,7 @@
-"""A worker without a model that supports every task and returns every output, in its own thread."""
+"""A worker without a model that supports every task but chats, and returns every output, in its own thread.
+
+Its chats are rendered to prompts: a model that takes chats itself gets none.
+"""
 
 import asyncio
 import threading
@@ -9,7 +12,7 @@ from typing import Any
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, inputs_of, message, serving
+from tests.wire.fake_worker import PROMPT_TASKS, FakeWorker, inputs_of, message, serving
 
 TEMPLATE = (
     '{% if tools %}{{ tools | tojson }}<tool_call>"arguments"</tool_call>{% endif %}'
@@ -18,7 +21,7 @@ TEMPLATE = (
 )
 PARAMETERS = {
     "chat_template": TEMPLATE,
-    "tasks": ",".join(contract.TASKS),
+    "tasks": ",".join(PROMPT_TASKS),
     "context_length": "4096",
     "vocab_size": "100",
     "context_length_trained": "8192",
@@ -85,7 +88,7 @@ async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 
 
 def able_worker() -> FakeWorker:
-    inputs = {spec.name for task in contract.TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
+    inputs = {spec.name for task in PROMPT_TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
     return FakeWorker(infer, stream, inputs=inputs, parameters=PARAMETERS, step_batches=False)
 
 

@@ -9,8 +9,13 @@ from pathlib import Path
 class Census:
     fds: int
     threads: int
-    resident: int
-    """MiB of anonymous memory; the mapped model is not included."""
+    resident_bytes: int
+    """Anonymous memory; the mapped model is not included."""
+
+    @property
+    def resident(self) -> int:
+        """The same in MiB."""
+        return self.resident_bytes >> 20
 
 
 def census(pid: int) -> Census:
@@ -18,5 +23,5 @@ def census(pid: int) -> Census:
     return Census(
         fds=len(os.listdir(f"/proc/{pid}/fd")),
         threads=int(status["Threads"]),
-        resident=int(status["RssAnon"].split()[0]) >> 10,
+        resident_bytes=int(status["RssAnon"].split()[0]) << 10,
     )

@@ -5,6 +5,7 @@ Prometheus scrapes both programs each second and runs the dashboard's own querie
 
 import asyncio
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,8 +44,9 @@ def pair() -> Iterator[tuple[str, dict[str, str]]]:
     keys = [word for key in KEYS for word in ("--api-key", key)]
     model = f"smollm2={smollm2_path()}"
     with (
+        tempfile.TemporaryDirectory() as folder,
         servers.worker("--model", model, *WORKER, "--metrics-port", str(port)) as (_, address),
-        servers.sidecar(address, *SIDECAR, *keys) as (_, url),
+        servers.sidecar(address, *SIDECAR, *keys, "--store", f"sqlite:///{folder}/store.db") as (_, url),
     ):
         servers.eventually(lambda: get(url, "/readyz").status == 200)
         yield url, {"sidecar": urlsplit(url).netloc, "worker": f"127.0.0.1:{port}"}

@@ -49,7 +49,10 @@ CHECKS = [
 @contextmanager
 def sidecar() -> Iterator[str]:
     """Yields the sidecar's URL; checks at the end that it still serves and has logged no failure."""
-    with able_worker.listening() as address, servers.sidecar(address, "--api-key", KEY) as (process, url):
+    with (
+        able_worker.listening() as address,
+        servers.sidecar(address, "--api-key", KEY, "--store", "sqlite://") as (process, url),
+    ):
         servers.eventually(lambda: requests.get(f"{url}/readyz", timeout=TIMEOUT).ok)
         yield url
         assert requests.get(f"{url}/readyz", timeout=TIMEOUT).ok
@@ -63,10 +66,20 @@ NEED_MODEL = ("/v1/responses/compact",)
 """Paths whose requests must name a model, which no random text does."""
 
 
+LINE = (
+    b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"model": "tiny", "prompt": "hi"}}'
+    + b" " * 4000
+)
+"""The content of files. A part of an upload may have twice this number of bytes."""
+CONTINUE = ("previous_response_id", "conversation")
+"""Fields that name stored objects, and exclude each other."""
+
+
 class Fuzzer:
     """Fuzzes one sidecar with the document that it serves."""
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self.schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         self._session = requests.Session()
         self.n_sent = 0
@@ -93,11 +106,73 @@ class Fuzzer:
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def send(case: Case[Any]) -> None:
-            if path in NEED_MODEL and mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
-                case.body["model"] = MODEL
+            if mode is GenerationMode.POSITIVE:
+                self._aim(case, path)
             self._send(case)
 
         send()
+
+    def _aim(self, case: Case[Any], path: str) -> None:
+        """Replaces random texts by the names of things that exist, which no random text is."""
+        body = case.body
+        if path in NEED_MODEL and isinstance(body, dict):
+            body["model"] = MODEL
+        if "{response_id}" in path:
+            case.path_parameters["response_id"] = self._response(background=True)["id"]
+        conversation = None
+        if "{conversation_id}" in path:
+            conversation = self._created("/v1/conversations", {"items": [{"role": "user", "content": "hi", "id": "i"}]})
+            case.path_parameters["conversation_id"] = conversation["id"]
+            if "{item_id}" in path:
+                case.path_parameters["item_id"] = "i"
+        if "{file_id}" in path:
+            case.path_parameters["file_id"] = self._file()
+        if "{upload_id}" in path:
+            case.path_parameters["upload_id"] = upload = self._upload()
+            if path.endswith("/complete") and isinstance(body, dict):
+                body["part_ids"] = [self._sent(f"/v1/uploads/{upload}/parts", {}, "data")["id"]]
+                body.pop("md5", None)
+        if "{batch_id}" in path:
+            new = {"input_file_id": self._file(), "endpoint": "/v1/completions", "completion_window": "24h"}
+            case.path_parameters["batch_id"] = self._created("/v1/batches", new)["id"]
+        if not isinstance(body, dict):
+            return
+        if "input_file_id" in body:
+            body["input_file_id"] = self._file()
+        named = [name for name in CONTINUE if body.get(name) is not None]
+        for name in named:
+            del body[name]
+        if named or (path.startswith("/v1/responses") and not body.get("input")):
+            body["previous_response_id"] = self._response()["id"]
+        items: Any = body.get("items", body.get("input")) or ()
+        references = [item for item in items if isinstance(item, dict) and item.keys() <= {"id", "type"}]
+        for item in references:
+            if item.get("type") in (None, "item_reference"):
+                item["id"] = self._response()["output"][0]["id"]
+
+    def _response(self, **body: object) -> Any:
+        return self._created("/v1/responses", {"input": "hi", **body})
+
+    def _file(self) -> str:
+        """Returns the id of a new input file for a batch."""
+        return str(self._sent("/v1/files", {"purpose": "batch"}, "file")["id"])
+
+    def _upload(self) -> str:
+        new = {"bytes": len(LINE), "filename": "f", "mime_type": "text/plain", "purpose": "batch"}
+        return str(self._created("/v1/uploads", new)["id"])
+
+    def _created(self, path: str, body: object) -> Any:
+        return self._posted(path, json=body)
+
+    def _sent(self, path: str, fields: dict[str, str], name: str) -> Any:
+        """Posts a form with LINE as a file."""
+        return self._posted(path, data=fields, files={name: ("f", LINE)})
+
+    def _posted(self, path: str, **content: Any) -> Any:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        response = self._session.post(f"{self._url}{path}", headers=headers, timeout=TIMEOUT, **content)
+        response.raise_for_status()
+        return response.json()
 
     def _send(self, case: Case[Any]) -> None:
         began = time.monotonic()
@@ -123,8 +198,8 @@ def main(minutes: float, number: int) -> None:
         while time.monotonic() < ends:
             for method, path in fuzzer.operations:
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-                    if mode is GenerationMode.NEGATIVE and method == "GET":
-                        continue  # a GET has no part that could be invalid
+                    if mode is GenerationMode.NEGATIVE and method != "POST":
+                        continue  # only bodies have parts that are invalid for certain
                     fuzzer.run(method, path, mode, examples=200, number=number)
             number += 1
             click.echo(f"{fuzzer.n_sent} requests, {fuzzer.n_accepted} of them accepted; next seed {number}")

@@ -106,13 +106,13 @@ class ObservedPair:
 
 
 @contextmanager
-def observed_pair() -> Iterator[ObservedPair]:
+def observed_pair(*sidecar_options: str) -> Iterator[ObservedPair]:
     port = free_port()
     options = ("--n-ctx", str(N_CTX), "--parallel", str(SLOTS), "--max-queue", "64", "--metrics-port", str(port))
     keys = [word for key in KEYS for word in ("--api-key", key)]
     with (
         servers.worker("--model", f"smollm2={smollm2_path()}", *options) as (worker, address),
-        servers.sidecar(address, *keys) as (sidecar, url),
+        servers.sidecar(address, *keys, *sidecar_options) as (sidecar, url),
     ):
         servers.eventually(lambda: get(url, "/readyz").status == 200)
         yield ObservedPair(worker, address, f"http://127.0.0.1:{port}", sidecar, url)
@@ -135,9 +135,10 @@ def growth(values: Sequence[float]) -> str:
 @click.option("--minutes", default=0.0, help="Run for this many minutes instead.")
 @click.option("--warm-up", default=400, show_default=True, help="Visits before the first census.")
 @click.option("--seed", default=1, show_default=True)
-def main(visits: int, minutes: float, warm_up: int, seed: int) -> None:
+@click.option("--store", help="URL of a store for the sidecar. Default: none.")
+def main(visits: int, minutes: float, warm_up: int, seed: int, store: str | None) -> None:
     """Visits a pair, and reports what it holds meanwhile. Exit status 1 if something is leaked."""
-    with observed_pair() as observed:
+    with observed_pair(*(("--store", store) if store else ())) as observed:
         visitors = Visitors(observed.url, seed)
         visitors.visit(warm_up)
         observed.wait_until_quiet()

@@ -10,6 +10,7 @@ KEYS = ("key-of-the-first", "key-of-the-second")
 STORY = "Once upon a time, in a forest far away, there lived a fox who could read. " * 4
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 Body = dict[str, Any] | None
 """The JSON body of a POST; None: the request is a GET."""
 
@@ -66,6 +67,12 @@ def _chat(rng: random.Random, **fields: Any) -> Request:
 
 def _choices(rng: random.Random) -> Request:
     return _chat(rng, n=rng.choice([2, 3, 4]), stop=["\n\n", "fox"])
+
+
+def _response(rng: random.Random) -> Request:
+    """Returns a request whose response is stored if the server has a store."""
+    limit = rng.choice([20, 60])
+    return _post(RESPONSES, rng, input=_prompt(rng), max_output_tokens=limit, stream=rng.random() < 0.5)
 
 
 def _completion(rng: random.Random) -> Request:
@@ -134,6 +141,7 @@ def _stranger(rng: random.Random) -> Request:
 
 KINDS: dict[Callable[[random.Random], Request], int] = {
     _chat: 6,
+    _response: 3,
     _completion: 4,
     _completions: 2,
     _choices: 2,

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import (
+    background,
+    batches,
     fairness,
     forms,
     machine,
@@ -19,6 +21,7 @@ from benchmarks import (
     report,
     samplers,
     serving,
+    store,
     translator,
     versions,
 )
@@ -28,7 +31,10 @@ from scripts import children, fetch
 from scripts.errors import Fail, run_main
 
 VERSIONS = "versions"
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness", "replicas")
+PARTS = (
+    *("raw", "serving", "translator", "neighbour", "samplers", "fairness", "background", "replicas", "store"),
+    "batches",
+)
 
 
 def main() -> int:
@@ -58,7 +64,10 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
         "samplers": lambda: samplers.measure(settings, model),
         "fairness": lambda: fairness.measure(launcher, options.systems),
+        "background": lambda: background.measure(settings, model),
         "replicas": lambda: replicas.measure(settings, model),
+        "store": lambda: store.measure(settings, options.before),
+        "batches": lambda: batches.measure(launcher),
         VERSIONS: lambda: versions.measure(settings, options.before),
     }
     stamp, began = machine.stamp(), time.monotonic()
@@ -79,7 +88,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--llama-server", type=Path, help="a compiled llama-server (default: compile it)")
     parser.add_argument(
-        "--before", type=Path, help="another checkout of this project, to compare with in fairness and versions"
+        "--before", type=Path, help="another checkout of this project, to compare with in fairness, store and versions"
     )
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for the results")
     return parser.parse_args()

@@ -175,7 +175,10 @@ class Load:
             for body in [bodies.popleft() for _ in range(min(self.orders.turns, len(bodies)))]:
                 if self.orders.pause_s:
                     await asyncio.sleep(self._random.expovariate(1 / self.orders.pause_s))
-                await self._send(client, body, Answer(self.now()))
+                answer = Answer(self.now())
+                await self._send(client, body, answer)
+                if self.orders.think:
+                    await asyncio.sleep(self.orders.think * (answer.ended - answer.sent))
         client.close()
 
     async def _come_late(self) -> None:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import batch_report, plots, store_report
 from benchmarks.raw import best
 from benchmarks.systems import LLAMA_SERVER, OURS
 from benchmarks.tables import number, percent, ratio, remarks, table
@@ -50,7 +50,10 @@ def markdown(results: dict[str, Part]) -> str:
         "neighbour": neighbour,
         "samplers": samplers,
         "fairness": fairness,
+        "background": background,
         "replicas": replicas,
+        "store": store_report.section,
+        "batches": batch_report.section,
         "versions": versions,
     }
     lines = [
@@ -330,6 +333,35 @@ def fairness(figures: Part) -> list[str]:
     ]
     lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
     return lines
+
+
+BACKGROUND = {
+    "first token p50 ms": "ttft_p50_ms",
+    "p95 ms": "ttft_p95_ms",
+    "tokens/s of an answer": "answer_tokens_per_s",
+    "tokens/s of all clients": "tokens_per_s",
+    "tokens/s of the batch": "line_tokens_per_s",
+}
+
+
+def background(figures: Part) -> list[str]:
+    setup, rows = figures["setup"], []
+    for point, found in figures["points"].items():
+        row = [point]
+        for figure in BACKGROUND.values():
+            value, compared = found["median"].get(figure), found["ratio"].get(figure)
+            row.append(f"{number(value)} ({ratio(compared)})" if compared is not None else number(value))
+        rows.append(row)
+    return [
+        "## Background work",
+        "",
+        f"{setup['clients']} clients that stream {setup['tokens']} tokens and are idle half of the time, with and "
+        f"without a batch of which {setup['lines']} lines are under way, for {setup['seconds']:g} s; then the batch "
+        f"alone, and ordinary requests in its place. Medians of {setup['rounds']} rounds; in parentheses the ratio to "
+        "the clients without a batch, or to ordinary requests, the median of the ratios within each round.",
+        "",
+        *table(["", *BACKGROUND], rows),
+    ]
 
 
 REPLICAS = {

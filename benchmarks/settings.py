@@ -42,6 +42,8 @@ class Settings:
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
     fairness_limit_s: float = 15.0  # for all short chats of a point
+    background_rounds: int = 5
+    background_s: float = 30.0  # duration of each point
     replica_rounds: int = 3
     replica_users: int = 6  # at the same time
     conversations: int = 6  # of all users together
@@ -49,6 +51,15 @@ class Settings:
     document_tokens: int = 400  # in the first message of a conversation
     pause_s: float = 4.0  # between turns; longer than most answers, or the worker that has just answered is idle
     replica_limit_s: float = 240.0  # for a point
+    store_rounds: int = 3
+    store_calls: int = 400  # of each kind of request to each sidecar
+    stored_responses: int = 100_000  # when reads and sweeps are measured
+    store_reads: int = 3000  # of each kind
+    batch_rounds: int = 5
+    batch_lines: int = 1000  # beside interactive clients
+    batch_requests: int = 60  # of all interactive clients together, a round
+    batch_lines_alone: int = 320
+    probe_s: float = 5.0  # duration of a measurement of pauses
 
     def requests(self, concurrency: int) -> int:
         """Requests of a point: two waves, and at least six for a percentile."""
@@ -78,7 +89,16 @@ QUICK = replace(
     fairness_tokens=3000,
     fairness_longs=(1, 16),
     fairness_limit_s=12.0,
+    background_rounds=2,
+    background_s=12.0,
     replica_rounds=1,
+    store_rounds=1,
+    store_calls=150,
+    stored_responses=20_000,
+    store_reads=500,
+    batch_rounds=2,
+    batch_requests=32,
+    batch_lines_alone=160,
 )
 SMOKE = replace(
     QUICK,
@@ -107,10 +127,19 @@ SMOKE = replace(
     fairness_tokens=600,
     fairness_longs=(1, 2),
     fairness_shorts=2,
+    background_rounds=1,
+    background_s=1.0,
     replica_users=2,
     conversations=2,
     turns=2,
     document_tokens=100,
     pause_s=0.5,
     replica_limit_s=60.0,
+    store_calls=5,
+    stored_responses=200,
+    store_reads=20,
+    batch_rounds=1,
+    batch_requests=4,
+    batch_lines_alone=4,
+    probe_s=0.3,
 )

@@ -58,7 +58,7 @@ class Server:
 class Launcher:
     """Starts systems. `cgroup`: the folder of a group for all their processes. `before`: the checkout of BEFORE.
 
-    `defaults`: OURS runs with its default context, cells and slots.
+    `defaults`: OURS runs with its default context, cells and slots. `sidecar_options`: those of its sidecar.
     """
 
     settings: Settings
@@ -67,6 +67,7 @@ class Launcher:
     cgroup: Path | None = None
     before: Path | None = None
     defaults: bool = False
+    sidecar_options: tuple[str, ...] = ()
 
     @contextlib.contextmanager
     def running(self, system: str, threads: int | None = None, *, auto: bool = False) -> Iterator[Server]:
@@ -99,7 +100,7 @@ class Launcher:
             started["worker"] = Process(command, env=env, cgroup=self.cgroup)
             worker_port = started["worker"].wait_for(r"listening on 127\.0\.0\.1:(\d+)", START_S)[1]
             command = [*python, "-m", "openai_server", "--anyserve-endpoint", f"{client.HOST}:{worker_port}"]
-            started["sidecar"] = Process([*command, *host], env=env, cgroup=self.cgroup)
+            started["sidecar"] = Process([*command, *host, *self.sidecar_options], env=env, cgroup=self.cgroup)
             return
         if peers is None:
             raise Fail(f"{system} has not been installed")

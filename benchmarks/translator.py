@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,16 @@ def fake_worker(way: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def sidecar(way: str, grpc_port: int, *, checkout: Path | None = None) -> Iterator[tuple[Sidecar, float]]:
+def sidecar(
+    way: str, grpc_port: int, *, checkout: Path | None = None, options: Sequence[str] = ()
+) -> Iterator[tuple[Sidecar, float]]:
     """Yields a sidecar and the seconds from its start to its first answer. `checkout`: None is this one."""
     port = free_port()
     if way == BARE:
         command = [sys.executable, "-m", "benchmarks.bare_app", str(port)]
     else:
         command = [sys.executable, "-P", "-m", "openai_server", "--port", str(port)]
-        command += ["--anyserve-endpoint", f"{client.HOST}:{grpc_port}"]
+        command += ["--anyserve-endpoint", f"{client.HOST}:{grpc_port}", *options]
     began = time.perf_counter()
     process = Process(command, env={**WITH_BYTECODE, "PYTHONPATH": str(checkout or ROOT)})
     try:

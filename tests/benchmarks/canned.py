@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from benchmarks import forms, neighbour, raw, replicas, samplers, serving, translator
+from benchmarks import batches, forms, neighbour, raw, replicas, samplers, serving, store, translator
+from benchmarks.databases import KINDS, POSTGRESQL, SQLITE
 from benchmarks.systems import LLAMA_SERVER, OURS
 
 STAMP: dict[str, Any] = {
@@ -147,6 +148,57 @@ def replicas_part() -> dict[str, Any]:
     }
 
 
+def store_part() -> dict[str, Any]:
+    def percentiles(p50: float) -> dict[str, float]:
+        return {"p50_ms": p50, "p95_ms": 2 * p50, "p99_ms": 3 * p50}
+
+    def round_(*p50: float) -> dict[str, dict[str, float]]:
+        names = (store.NO_STORE, SQLITE, POSTGRESQL)
+        kinds = (store.STORED, store.PLAIN_CHAT)
+        return {f"{kind}, {name}": percentiles(p50[names.index(name)]) for kind in kinds for name in names}
+
+    def pauses(longest: float) -> dict[str, float]:
+        figures = {"p50_ms": 0.2, "p999_ms": 2.0, "max_ms": longest}
+        return {f"{kind}_{name}": value for kind in ("loop", "write") for name, value in figures.items()}
+
+    rounds = [store.added(round_(*p50)) for p50 in ((2.0, 3.0, 7.0), (4.0, 5.5, 11.0))]
+    filled = {
+        "fill_s": 9.0,
+        "mib": 300.0,
+        "reads": {"GET response": percentiles(1.0)},
+        "quiet": pauses(4.0),
+        "sweep": {**pauses(60.0), "seconds": 30.0, "swept": 200.0},
+    }
+    commits = {"fsync_p50_ms": 2.0, "fsync_p99_ms": 5.0, "commit_p50_ms": 4.5, "commit_without_fsync_p50_ms": 0.5}
+    return {
+        "setup": {"objects": 1000, "expired": 200, "calls": 400},
+        "rounds": rounds,
+        "latency": store.summary(rounds),
+        "commits": {**commits, "commit_fsync_p50_ms": 4.0},
+        "filled": dict.fromkeys(KINDS, filled),
+        "memory": {f"{name}_mib": 50.0 for name in (store.NO_STORE, *KINDS)},
+    }
+
+
+def batches_part() -> dict[str, Any]:
+    def clients(factor: float) -> dict[str, float]:
+        names = ("ttft_p50_ms", "ttft_p95_ms", "gap_p50_ms", "gap_p95_ms")
+        return {**dict.fromkeys(names, 20.0 * factor), "tokens_per_s": 50.0 / factor}
+
+    rounds = {
+        batches.ALONE: [clients(1.0), clients(2.0)],
+        batches.BESIDE: [{**clients(1.05), "batch_tokens_per_s": 30.0}, {**clients(2.5), "batch_tokens_per_s": 50.0}],
+        batches.CLOSED_LOOP: [{"tokens_per_s": 200.0}, {"tokens_per_s": 100.0}],
+        batches.BATCH: [{"tokens_per_s": 196.0}, {"tokens_per_s": 96.0}],
+    }
+    setup = {"clients": 4, "requests": 60, "prompt_tokens": 150, "new_tokens": 48, "lines": 1000, "lines_alone": 320}
+    return {
+        "setup": {**setup, "slots": 32, "rounds": 2},
+        "rounds": rounds,
+        "points": batches.summary(rounds),
+    }
+
+
 def results() -> dict[str, Any]:
     parts = {
         "raw": raw_part(),
@@ -155,5 +207,7 @@ def results() -> dict[str, Any]:
         "neighbour": neighbour_part(),
         "samplers": samplers_part(),
         "replicas": replicas_part(),
+        "store": store_part(),
+        "batches": batches_part(),
     }
     return {name: {"stamp": STAMP, "figures": figures} for name, figures in parts.items()}

@@ -79,8 +79,23 @@ def test_affinity_is_compared_with_load_alone() -> None:
     assert cells[2:] == ["85 %", "1,500 (0.42)", "10.0 (1.00)", "20.0 (1.00)", "135 (1.35)", "45 %", ""]
 
 
+def test_the_store_is_compared_with_bars() -> None:
+    # The medians of 1 and 1.5 ms, and of 5 and 7 ms less 4 ms for the disk.
+    assert row(PAGE, "SQLite adds, p50 ms")[1:] == ["1.25", "1.50", "met"]
+    assert row(PAGE, "PostgreSQL adds less the fsync, p50 ms")[1:] == ["2.00", "3.00", "met"]
+    assert row(PAGE, "pause of a writer during a sweep, PostgreSQL, ms")[1:] == ["60.0", "50.0", "missed"]
+    assert row(PAGE, "chat beside SQLite file, ratio of p50")[1:] == ["1.44", "1.05", "missed"]
+
+
+def test_a_batch_is_compared_with_clients_alone() -> None:
+    # The medians of the ratios within a round: 1.05 and 1.25; 0.98 and 0.96.
+    assert row(PAGE, "first token p95 beside a batch")[1:] == ["1.15", "1.10", "missed"]
+    assert row(PAGE, "tokens/s of a batch alone ÷ closed loop")[1:] == ["0.97", "0.95", "met"]
+    assert row(PAGE, "beside a batch")[-1] == "40.0"
+
+
 def test_each_part_has_the_stamp_of_its_machine() -> None:
-    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 6
+    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 8
 
 
 def test_an_updated_part_keeps_the_others(tmp_path: Path) -> None:
@@ -95,7 +110,7 @@ def test_an_updated_part_keeps_the_others(tmp_path: Path) -> None:
     assert written["serving"] == before["serving"]
     page = (tmp_path / "README.md").read_text()
     assert "commit ffff" in page
-    assert page.count("commit 0123456789ab") == 5
+    assert page.count("commit 0123456789ab") == 7
 
 
 def test_missing_measurements_are_null(tmp_path: Path) -> None:

@@ -9,17 +9,25 @@ from typing import Any
 
 import pytest
 
+from benchmarks.background import BATCH as BATCH_ALONE
+from benchmarks.background import DEFAULT_SHARE, NO_SHARE, ORDINARY, WITHOUT
+from benchmarks.batches import ALONE, BATCH, BESIDE, CLOSED_LOOP
+from benchmarks.databases import KINDS
 from benchmarks.forms import CHAT, FORMS
 from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
 from benchmarks.replicas import AFFINITY, CONVERSATIONS, HOT, LOAD_ALONE
 from benchmarks.sampler_loop import SAMPLERS
 from benchmarks.samplers import VOCABULARIES
 from benchmarks.serving import RAW
+from benchmarks.store import NO_STORE, NOT_STORED, PLAIN_CHAT, STORED, STREAM
 from benchmarks.systems import BEFORE, OURS
 from benchmarks.translator import STEP_BATCHES, STREAM_EACH, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness", "replicas")
+PARTS = (
+    *("raw", "serving", "translator", "neighbour", "samplers", "fairness", "background", "replicas", "store"),
+    "batches",
+)
 LIMIT_S = 600.0
 
 
@@ -126,6 +134,13 @@ def test_samplers(results: dict[str, Any]) -> None:
         assert all(by[kind]["tokens_per_s"] > 0 for kind in ("ours", "chain"))
 
 
+def test_background(results: dict[str, Any]) -> None:
+    found = figures(results, "background")
+    assert set(found["points"]) == {*WITHOUT.values(), NO_SHARE, DEFAULT_SHARE, ORDINARY, BATCH_ALONE}
+    for point in (NO_SHARE, DEFAULT_SHARE, BATCH_ALONE):
+        assert found["points"][point]["ratio"]
+
+
 def test_fairness(results: dict[str, Any]) -> None:
     points = figures(results, "fairness")["points"]
     defaults = ("beside 2, default options", "alone, default options")
@@ -151,6 +166,21 @@ def test_replicas(results: dict[str, Any]) -> None:
     assert points[CONVERSATIONS][AFFINITY]["median"]["cached"] > 0
 
 
+def test_store(results: dict[str, Any]) -> None:
+    found = figures(results, "store")
+    names = (NO_STORE, *KINDS)
+    for kind in (STORED, NOT_STORED, STREAM, f"first text of a {STREAM}", PLAIN_CHAT):
+        assert all(found["latency"][f"{kind}, {name}"]["p50_ms"] > 0 for name in names)
+    assert found["commits"]["fsync_p50_ms"] > 0
+    assert set(found["filled"]) == set(KINDS)
+    for filled in found["filled"].values():
+        assert set(filled["reads"]) == {"GET response", "input_items", "conversation items"}
+        assert filled["sweep"]["swept"] == 40
+        assert filled["sweep"]["write_max_ms"] >= filled["sweep"]["write_p50_ms"] > 0
+        assert filled["quiet"]["loop_max_ms"] > 0
+    assert set(found["memory"]) == {f"{name}_mib" for name in names}
+
+
 def test_versions(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "versions", "--smoke", "--before", str(ROOT)]
     subprocess.run([*command, "--results", str(tmp_path)], cwd=ROOT, check=True, timeout=LIMIT_S)
@@ -169,3 +199,13 @@ def test_versions_need_another_checkout() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert done.returncode == 1
     assert "--before CHECKOUT" in done.stderr
+
+
+def test_batches(results: dict[str, Any]) -> None:
+    points = figures(results, "batches")["points"]
+    assert set(points) == {ALONE, BESIDE, CLOSED_LOOP, BATCH}
+    for name, found in points.items():
+        assert found["median"]["errors"] == 0, name
+        assert found["median"]["tokens_per_s"] > 0, name
+    assert points[BESIDE]["to_clients"]["ttft_p95_ms"] > 0
+    assert points[BESIDE]["median"]["batch_tokens_per_s"] >= 0

@@ -125,6 +125,8 @@ COPY --from=sidecar-venv /opt/venv /opt/venv
 COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
 # The list of the files of the page at /docs.
 COPY openai_server/api/docs/swagger-ui/swagger-ui.cdx.json /usr/share/sbom/
+# For --store: a new volume that is mounted here gets this folder's owner and mode.
+RUN install --directory --owner=10001 --group=10001 --mode=0700 /data
 ENV OPENAI_SERVER_HOST=:: OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001

@@ -10,7 +10,18 @@ import pytest
 import yaml
 
 from openai_server.telemetry import load
-from tests.deploy.manifests import DEPLOY, WHOLE, WITH_COMPONENTS, Resource, build, kustomize, of_kind, pods, program
+from tests.deploy.manifests import (
+    DEPLOY,
+    WHOLE,
+    WITH_COMPONENTS,
+    Pod,
+    Resource,
+    build,
+    kustomize,
+    of_kind,
+    pods,
+    program,
+)
 from tests.deploy.test_traffic import METRIC, port_of
 from tests.packaging.commands import run
 from tests.wire.test_dashboard import scrapes
@@ -28,7 +39,7 @@ RULES: Resource = yaml.safe_load((DEPLOY / "components" / "alerts" / "rules.yaml
 def example_of_the_readme() -> Resource:
     """The README's kustomization with its additions."""
     text = (DEPLOY / "README.md").read_text()
-    first, more = (
+    first, more, *_ = (
         yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     )
     assert not first.keys() & more.keys()
@@ -74,6 +85,135 @@ def test_https_is_on_port_443(folder: str) -> None:
     services = of_kind(kustomize(folder), "Service")
     ports = [port for service in services for port in service["spec"]["ports"] if port["targetPort"] == "http"]
     assert ports == [{"name": "https", "port": 443, "targetPort": "http", "appProtocol": "https"}]
+
+
+# ---- The store
+
+
+def has_sidecar(pod: Pod) -> bool:
+    return any(program(container) == "sidecar" for container in pod.containers)
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_every_sidecar_has_the_store_of_the_secret_and_nothing_else_has_it(folder: str) -> None:
+    found = []
+    for container in [container for pod in pods(folder) for container in pod.containers]:
+        stores = [v for v in container.get("env", []) if v["name"] == "OPENAI_SERVER_STORE"]
+        if program(container) != "sidecar":
+            assert not stores
+            continue
+        (store,) = stores
+        # Not optional: a pod without the Secret must not start, since it would store nothing.
+        assert store["valueFrom"] == {"secretKeyRef": {"name": "openai-server-store", "key": "url"}}
+        found.append(store)
+    assert found
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_only_sidecars_may_reach_postgresql(folder: str) -> None:
+    (policy,) = [
+        p["spec"] for p in of_kind(kustomize(folder), "NetworkPolicy") if p["metadata"]["name"] == "anyserve-store"
+    ]
+    assert policy["policyTypes"] == ["Egress"]
+    ((expression),) = policy["podSelector"]["matchExpressions"]
+    assert (expression["key"], expression["operator"]) == ("app.kubernetes.io/name", "In")
+    for pod in pods(folder):
+        assert (pod.labels.get(expression["key"]) in expression["values"]) == has_sidecar(pod)
+    database, names = policy["egress"]
+    assert database == {"ports": [{"protocol": "TCP", "port": 5432}]}
+    assert {(port["protocol"], port["port"]) for port in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+
+
+# ---- Files
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_every_sidecar_and_no_worker_has_the_volume_of_files(folder: str) -> None:
+    (claim,) = [
+        c for c in of_kind(kustomize(folder), "PersistentVolumeClaim") if c["metadata"]["name"] == "openai-server-files"
+    ]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    found = []
+    for pod in pods(folder):
+        for container in pod.containers:
+            mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "files"]
+            if program(container) != "sidecar":
+                assert not mounts
+                continue
+            (mount,) = mounts
+            (volume,) = [volume for volume in pod.spec["volumes"] if volume["name"] == mount["name"]]
+            assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+            (blobs,) = [v["value"] for v in container["env"] if v["name"] == "OPENAI_SERVER_BLOBS"]
+            # Not the volume's root, which has folders such as lost+found and belongs to root.
+            assert blobs.startswith(f"{mount['mountPath']}/")
+            assert pod.spec["securityContext"]["fsGroup"] == pod.spec["securityContext"]["runAsUser"]
+            found.append(blobs)
+    assert found
+
+
+# ---- Pipelines
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_every_worker_and_no_sidecar_has_the_volume_of_pipelines(folder: str) -> None:
+    (claim,) = [
+        c["metadata"]["name"]
+        for c in of_kind(kustomize(folder), "PersistentVolumeClaim")
+        if c["metadata"]["name"] == "anyserve-pipelines"
+    ]
+    found = []
+    for pod in pods(folder):
+        names = {v["name"] for v in pod.spec["volumes"] if v.get("persistentVolumeClaim", {}).get("claimName") == claim}
+        for container in pod.containers:
+            mounts = [mount for mount in container["volumeMounts"] if mount["name"] in names]
+            if program(container) == "sidecar":
+                assert not mounts
+                assert "envFrom" not in container
+                continue
+            (mount,) = mounts
+            assert mount["readOnly"]
+            assert f"--pipelines={mount['mountPath']}" in container["args"]
+            # A pipeline need not have variables, so a pod starts without the Secret.
+            assert container["envFrom"] == [{"secretRef": {"name": "anyserve-pipelines", "optional": True}}]
+            found.append(container)
+    assert found
+
+
+@pytest.mark.parametrize("folder", ["base with components", "gateway with components"])
+def test_only_workers_may_reach_the_apis_of_pipelines(folder: str) -> None:
+    (policy,) = [
+        p["spec"] for p in of_kind(kustomize(folder), "NetworkPolicy") if p["metadata"]["name"] == "anyserve-pipelines"
+    ]
+    assert policy["policyTypes"] == ["Egress"]
+    ((expression),) = policy["podSelector"]["matchExpressions"]
+    for pod in pods(folder):
+        has_worker = any(program(container) != "sidecar" for container in pod.containers)
+        assert (pod.labels.get(expression["key"]) in expression["values"]) == has_worker
+    apis, names = policy["egress"]
+    assert apis == {"ports": [{"protocol": "TCP", "port": 443}]}
+    assert {(port["protocol"], port["port"]) for port in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+
+
+def test_pipelines_of_the_readme_come_from_a_config_map() -> None:
+    text = (DEPLOY / "README.md").read_text()
+    (kustomization,) = [
+        parsed
+        for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if "configMapGenerator" in (parsed := yaml.safe_load(block))
+    ]
+    for key in ("resources", "components"):
+        kustomization[key] = [path.removeprefix("github.com/…/") for path in kustomization[key]]
+    resources = build(kustomization, {"pipeline.toml": "", "pipeline_wrapper.py": ""})
+    (deployment,) = of_kind(resources, "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "pipelines"]
+    assert set(volume) == {"name", "configMap"}
+    (config_map,) = of_kind(resources, "ConfigMap")
+    assert volume["configMap"]["name"] == config_map["metadata"]["name"]
+    # A ConfigMap has no folders, so each file has its path.
+    paths = {item["key"]: item["path"] for item in volume["configMap"]["items"]}
+    assert paths.keys() == config_map["data"].keys()
+    assert all(re.fullmatch(r"[\w-]+/[\w.]+", path) for path in paths.values())
 
 
 # ---- Scraping
@@ -155,7 +295,7 @@ async def test_alerts_use_metrics_and_labels_that_exist() -> None:
         # All other words belong to the query language.
         rest = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)|offset \w+", "", NAME.sub("", expression))
         words = set(re.findall(r"[a-z_]\w+", rest))
-        assert words <= {"sum", "rate", "absent", "and", "histogram_quantile", "avg_over_time"}, rule["alert"]
+        assert words <= {"sum", "rate", "absent", "and", "histogram_quantile", "avg_over_time", "max"}, rule["alert"]
         common = set.intersection(*(labels[name] for name in names)) | PROMETHEUS
         by = {label for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(", ")}
         matched = set(re.findall(r"(\w+)=~?\"", expression))

@@ -30,6 +30,7 @@ KEPT_BY_DNS = 5
 SECRETS = {
     "openai-server-keys": {"keys": "a-key\n"},
     "openai-server-tls": {"tls.crt": "", "tls.key": ""},
+    "openai-server-store": {"url": "postgresql://sidecar:password@database/responses"},
 }
 Options = Callable[[Pod, Resource], dict[str, Any]]
 
@@ -50,6 +51,14 @@ def is_in_workload(pod: Pod) -> bool:
     return "kserve.io/component" in pod.labels
 
 
+def value_of(variable: Resource) -> str:
+    """The value of a container's environment variable."""
+    if "value" in variable:
+        return str(variable["value"])
+    secret = variable["valueFrom"]["secretKeyRef"]
+    return SECRETS[secret["name"]][secret["key"]]
+
+
 @every_container
 def test_metrics_are_on_the_port_of_the_api_where_a_picker_reads_them(pod: Pod, container: Resource) -> None:
     words = container["args"]
@@ -63,7 +72,7 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
 
     def read(pod: Pod, container: Resource) -> dict[str, Any]:
         image = with_ancestors(STAGES, program(container)).environment
-        environment = {**image, **{variable["name"]: variable["value"] for variable in container.get("env", [])}}
+        environment = {**image, **{variable["name"]: value_of(variable) for variable in container.get("env", [])}}
         for name, value in environment.items():
             if name.startswith(("OPENAI_SERVER_", "ANYSERVE_WORKER_")):
                 monkeypatch.setenv(name, value)
@@ -73,6 +82,10 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
             for file, content in SECRETS[secret].items():
                 (tmp_path / secret / file).write_text(content)
             arguments = [word.replace(f"={path}/", f"={tmp_path / secret}/") for word in arguments]
+        # The volume of components/pipelines, which the program must find.
+        folders = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "pipelines"]
+        for path in folders:
+            arguments = [word.replace(f"={path}", f"={tmp_path}") for word in arguments]
         return command(container).make_context(container["name"], arguments).params
 
     return read
@@ -211,8 +224,12 @@ def test_pods_have_least_privileges(folder: str, pod: Pod) -> None:
         assert accounts[account]["automountServiceAccountToken"] is False
 
 
+FILES, FILES_CLAIM = "/files", "openai-server-files"
+"""Path and claim of the volume of deploy/components/files, which the sidecars write."""
+
+
 @every_pod
-def test_mounted_volumes_exist_and_only_memory_is_writable(folder: str, pod: Pod) -> None:
+def test_mounted_volumes_exist_and_only_memory_and_files_are_writable(folder: str, pod: Pod) -> None:
     volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
     claims = {claim["metadata"]["name"] for claim in of_kind(kustomize(folder), "PersistentVolumeClaim")}
     used: set[str] = set()
@@ -222,11 +239,12 @@ def test_mounted_volumes_exist_and_only_memory_is_writable(folder: str, pod: Pod
         memory = volumes[mounts.pop("/tmp")["name"]]["emptyDir"]
         assert memory["medium"] == "Memory"
         assert memory["sizeLimit"]
+        mounts.pop(FILES, None)
         assert all(mount["readOnly"] is True for mount in mounts.values())
     assert used == set(volumes)  # and no container shares its writable volume
     for volume in volumes.values():
         if claim := volume.get("persistentVolumeClaim"):
-            assert claim["readOnly"] is True
+            assert claim.get("readOnly", False) is (claim["claimName"] != FILES_CLAIM)
             assert claim["claimName"] in claims
 
 

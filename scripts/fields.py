@@ -15,6 +15,7 @@ from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses.input.body import MAX_INPUT_ITEMS, ResponsesBody
 from openai_server.api.responses.input.fields import RESPONSES_FIELDS
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GenerationFields, GuideFields, ListOf
+from openai_server.api.schemas.extras import CLIENT_FIELDS
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
 from openai_server.backends.dialects.inputs import INPUT_ROWS
@@ -42,6 +43,10 @@ OTHERWISE = {
     "prompt": "`prompt`, or `prompt_token_ids`; one call a prompt",
     "messages": "`prompt`, rendered with the model's chat template",
     "max_completion_tokens": "`max_tokens`",
+    **dict.fromkeys((*CLIENT_FIELDS, "prediction"), "a field of `body`; nothing elsewhere"),
+    "service_tier": "`flex`, `priority` (also `fast`, `ultrafast`): the place in the queue, and `priority`; a field of "
+    "`body`",
+    "verbosity": "a field of `body`; elsewhere only `medium`, which is nothing",
     "repeat_penalty": "`repetition_penalty`",
     "response_format": "`json_schema`; `lenient_schema`, unless `strict`",
     "json_schema": "`json_schema`, `lenient_schema`",
@@ -85,20 +90,27 @@ MESSAGES_TYPES = {
     "tool_choice": "{`type`: `auto`, `any`, `tool` or `none`, `name`, `disable_parallel_tool_use`}",
     "thinking": "{`type`: `enabled`, `adaptive`, `between_tools` or `disabled`, `budget_tokens` 1024…2³¹-1, `display`}",
 }
+MESSAGES_OTHERWISE = {"metadata": "`user_id`: `user` of `body`; nothing elsewhere"}
+"""The column `becomes` of `/v1/messages`, where it differs."""
 RESPONSES_OTHERWISE = {
     "input": "`prompt`: the items as messages, rendered with the model's chat template",
     "instructions": "a system message before the input",
     "max_output_tokens": "`max_tokens`",
-    "text": "`format`: `json_schema`; `lenient_schema`, unless `strict`. `verbosity` has no effect",
+    "text": "`format`: `json_schema`; `lenient_schema`, unless `strict`. `verbosity`: the response; a field of `body`",
     "reasoning": "`effort`: the template's variable `reasoning_effort`, if it has one. `summary` has no effect",
     "include": "with `message.output_text.logprobs`: `logprobs`. With `reasoning.encrypted_content`, reasoning has it",
     "stream_options": "nothing: it has no effect",
     "max_tool_calls": "the response; no tool runs on the server",
     "truncation": "`auto`: the oldest messages of a conversation that does not fit are dropped",
-    "background": "nothing: only `false` is accepted",
-    **dict.fromkeys(("metadata", "safety_identifier", "prompt_cache_key", "user"), "the response"),
+    "store": "whether the response is stored; absent: if the server has a store",
+    "background": "`true`: the response is generated without a client that waits for it; needs a store",
+    "previous_response_id": "that response's history, input and output, before the input; needs a store",
+    "conversation": "the conversation's items before the input; input and output are appended to it; needs a store",
+    **dict.fromkeys(("metadata", "safety_identifier", "prompt_cache_key", "user"), "the response; a field of `body`"),
 }
 """The column `becomes` of `/v1/responses`, where it differs."""
+RESPONSES_BACKENDS = dict.fromkeys(("metadata", "prompt_cache_key", "safety_identifier", "store", "user"), "all")
+"""The column `backends` of `/v1/responses`, where it differs."""
 RESPONSES_TYPES = {"tools": f"array of up to {schemas.bounds.MAX_TOOLS} [tools](#objects-in-requests)"}
 """The column `type, range` of `/v1/responses`, where it differs."""
 TYPES = {
@@ -106,7 +118,10 @@ TYPES = {
     "input": f"string or array of up to {MAX_INPUT_ITEMS} [items](#objects-in-requests)",
 }
 ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
+TAKING_CHATS = "those that take chats"
 BACKENDS = {
+    **dict.fromkeys((*CLIENT_FIELDS, "prediction", "verbosity"), TAKING_CHATS),
+    "service_tier": ALL,
     "max_completion_tokens": WITH_TENSOR,
     "max_output_tokens": WITH_TENSOR,
     "repeat_penalty": WITH_TENSOR,
@@ -138,11 +153,11 @@ def chat() -> list[Row]:
 
 
 def responses() -> list[Row]:
-    return list(_rows(ResponsesBody, RESPONSES_FIELDS, RESPONSES_OTHERWISE, RESPONSES_TYPES))
+    return list(_rows(ResponsesBody, RESPONSES_FIELDS, RESPONSES_OTHERWISE, RESPONSES_TYPES, RESPONSES_BACKENDS))
 
 
 def messages() -> list[Row]:
-    return list(_rows(MessagesRequest, MESSAGES_FIELDS, types=MESSAGES_TYPES))
+    return list(_rows(MessagesRequest, MESSAGES_FIELDS, MESSAGES_OTHERWISE, MESSAGES_TYPES))
 
 
 def _rows(
@@ -150,8 +165,10 @@ def _rows(
     fields: Fields,
     otherwise: Mapping[str, str] = MappingProxyType({}),
     types: Mapping[str, str] = MappingProxyType({}),
+    backends: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Row]:
-    """The rows of one request. `otherwise` and `types` replace OTHERWISE and TYPES."""
+    """The rows of one request. `otherwise`, `types` and `backends` replace OTHERWISE, TYPES and
+    BACKENDS."""
     _, components = msgspec.json.schema_components([struct])
     properties = components[struct.__name__]["properties"]
     names = [name for name in properties if name in fields.mapped]
@@ -165,7 +182,7 @@ def _rows(
             f"`{name}`",
             types.get(name) or TYPES.get(name) or _type(schema, components),
             becomes,
-            BACKENDS.get(name, WITH_TENSOR if tensor else ALL),
+            backends.get(name) or BACKENDS.get(name, WITH_TENSOR if tensor else ALL),
         )
     for name in sorted(fields.no_effect):
         yield f"`{name}`", "anything", "nothing: it has no effect", ALL

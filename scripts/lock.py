@@ -21,9 +21,14 @@ FOLDER = ROOT / "requirements"
 LLAMA = "llama-cpp-python"
 
 LOCKS = {
-    "sidecar": (),
+    "sidecar": ("--extra", "postgres", "--extra", "files"),
     # Without llama-cpp-python: each build compiles its wheel, whose hash can't be locked.
-    "worker": ("--extra", "worker", "--no-emit-package", LLAMA),
+    "worker": ("--extra", "worker", "--extra", "pipelines", "--no-emit-package", LLAMA),
+    # For `make run`, which starts both programs.
+    "run": (
+        *("--extra", "worker", "--extra", "pipelines", "--extra", "postgres", "--extra", "files"),
+        *("--no-emit-package", LLAMA),
+    ),
     # For `make test` and everything else but `make run`. Some tests need older packages than the images have.
     "dev": ("--extra", "worker", "--extra", "test", "--extra", "audit", "--no-emit-package", LLAMA),
     "uv": ("--group", "uv"),

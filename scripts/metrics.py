@@ -21,7 +21,7 @@ class _Engine:
     """A MeasuredEngine with one sample of every series."""
 
     n_cells = n_ctx = n_requests = n_running = n_waiting = 0
-    n_guides_waiting = n_preempted = n_running_tokens = n_free_cells = 0
+    n_guides_waiting = n_preempted = n_background_preempted = n_running_tokens = n_free_cells = 0
     threads_chosen = [(False, 1, 1)]  # noqa: RUF012  # read only
 
     def __init__(self) -> None:
@@ -34,11 +34,19 @@ class _Model:
     load_seconds = 0.0
     ready = True
     engine = _Engine()
+    stats = engine.stats
+
+
+class _Pipeline:
+    name = "pipeline"
+    n_running = n_waiting = n_restarts = memory = 0
 
 
 def sidecar() -> Iterator[Row]:
+    metrics = Metrics()
+    _ = metrics.store  # defines its metrics
     # prometheus_client exports a metric with labels only once it has a sample, so its definition is read instead.
-    for metric in Metrics()._registry._collector_to_names:
+    for metric in metrics._registry._collector_to_names:
         if isinstance(metric, MetricWrapperBase):
             yield _row(metric._name, metric._type or "", metric._labelnames, metric._documentation)
     for name, meaning in load.MEANINGS.items():
@@ -61,7 +69,7 @@ def vllm() -> Iterator[Row]:
 
 
 def worker() -> Iterator[Row]:
-    for family in WorkerCollector([_Model()]).collect():
+    for family in WorkerCollector([_Model()], [_Pipeline()]).collect():
         labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
         yield _row(family.name, family.type, labels, family.documentation)
 

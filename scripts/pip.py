@@ -38,8 +38,10 @@ class Pip:
         command = [str(self._python), "-m", "pip", *arguments, "--verbose", "--progress-bar", "off"]
         self._run(command, {**os.environ, **quiet, "PYTHONUNBUFFERED": "1", **env})
 
-    def uv_install(self, *arguments: str) -> None:
-        command = [str(self._python.with_name("uv")), "pip", "install", "--python", str(self._python), *arguments]
+    def uv_install(self, *arguments: str, python: Path | None = None) -> None:
+        """Installs into the environment of another `python` if it is given."""
+        target = str(python or self._python)
+        command = [str(self._python.with_name("uv")), "pip", "install", "--python", target, *arguments]
         self._run(command, {**uv_environment(self._python), "UV_PYTHON_DOWNLOADS": "never"})
 
     def _run(self, command: list[str], env: dict[str, str]) -> None:
@@ -50,7 +52,7 @@ class Pip:
 
         def read() -> None:
             assert process.stdout
-            with self._log.open("a") as log:
+            with process.stdout, self._log.open("a") as log:
                 for line in process.stdout:
                     log.write(line)
                     log.flush()

@@ -25,7 +25,12 @@ PENDING = ROOT / "scripts" / "plain_english_pending.txt"
 GENERATED = re.compile(
     r"protos/grpc_predict_v2.*|benchmarks/results/.*|openai_server/api/docs/swagger-ui/.*|tests/e2e/minilm_reference\.json"
 )
-SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".h", ".cmake", ".js", ".css", ".html", ".java", ".json"}
+SUFFIXES = frozenset(
+    (
+        *(".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".h", ".cmake"),
+        *(".js", ".mjs", ".css", ".html", ".java", ".json"),
+    )
+)
 WITHOUT_SUFFIX = {"Makefile", "Dockerfile", ".ci/run", ".dockerignore", ".gitignore"}
 EXEMPTION = re.compile(r"(?:#|//|<!--) ?plain-english: ok(?: -->)?$")
 _PEOPLE = (

@@ -13,6 +13,7 @@ import click
 from anyserve_worker.__main__ import main as worker
 from openai_server.__main__ import main as sidecar
 from openai_server.api import schemas
+from openai_server.api.conversations.request import MAX_ITEMS
 from openai_server.api.registry import ENDPOINTS
 from openai_server.backends.dialects.anyserve.encode_tasks import EMBEDDING
 from openai_server.core.errors import GRPC_TO_HTTP
@@ -64,7 +65,7 @@ def endpoints() -> str:
 def task_fields() -> str:
     """Request field → tensor, of the endpoints that generate nothing."""
     rows = [
-        ("`model`", "all", "`model_name`; absent: the first served model"),
+        ("`model`", "all but those of stored objects", "`model_name`; absent: the first served model"),
         ("`input`", "embeddings", "`prompt`, or `prompt_token_ids` for token ids; one request an input"),
         ("`encoding_format`", "embeddings", "the response's form: `float` or `base64`"),
         *((f"`{name}`", "embeddings", f"`{spec.name}` {spec.datatype}") for name, spec in EMBEDDING.items()),
@@ -76,6 +77,27 @@ def task_fields() -> str:
         ("`parse_special`", "tokenize", "`parse_special` BOOL"),
         ("`with_pieces`, `return_token_strs`", "tokenize", "the response: whether with the text of each token"),
         ("`tokens`", "detokenize", "`prompt_token_ids`"),
+        (
+            "`items`",
+            "conversations",
+            f"what is stored: up to {MAX_ITEMS} [items](#objects-in-requests), as in the input of a response",
+        ),
+        ("`metadata`", "conversations, batches", "what is stored, as in a response; null removes it"),
+        ("`file`", "files", "the content and the name of the file; a field of a form, as the two below"),
+        ("`expires_after[anchor]`, `expires_after[seconds]`", "files", "the time at which the file is deleted"),
+        ("`data`", "uploads/{upload_id}/parts", "the content of the part; a field of a form"),
+        ("`purpose`", "files, uploads", "what is stored; a file with `batch` expires after 30 days by default"),
+        ("`bytes`, `filename`, `mime_type`", "uploads", "what is stored; the parts must have this number of bytes"),
+        ("`expires_after`", "uploads", "`anchor` and `seconds`, as in files"),
+        ("`part_ids`, `md5`", "uploads/{upload_id}/complete", "the parts of the file in order, and its digest"),
+        ("`input_file_id`", "batches", "a file with the purpose `batch`, whose lines are the requests"),
+        ("`endpoint`", "batches", "the `url` of all lines"),
+        (
+            "`completion_window`",
+            "batches",
+            "the time until the batch expires: `24h`, or such as `30m` and `7d`",
+        ),
+        ("`output_expires_after`", "batches", "`anchor` and `seconds`: the time at which the output files are deleted"),
         *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
     ]
     tables = [table for name, table in fields.TABLES.items() if name not in fields.OWN_TABLES]

@@ -1,8 +1,8 @@
 """Creates .venv and installs the project into it, editable. Does nothing if that has been done.
 
-    python3 -m scripts.setup worker|dev
+    python3 -m scripts.setup run|dev
 
-Needs only Python's standard library. pip installs uv, and uv installs a file of requirements/: worker.txt, or dev.txt,
+Needs only Python's standard library. pip installs uv, and uv installs a file of requirements/: run.txt, or dev.txt,
 which has the packages for tests and lint as well. A stamp in .venv records what is installed; the log is
 .cache/setup.log.
 """
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def ensure_venv(packages: str) -> None:
-    """Installs `packages`, "worker" or "dev". Packages of an earlier "dev" stay."""
+    """Installs `packages`, "run" or "dev". Packages of an earlier "dev" stay."""
     toolchain.require_python()
     with locked(CACHE):
         have = read_stamp()

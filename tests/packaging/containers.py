@@ -5,6 +5,7 @@ no /dev/shm, so that `tmpfs` of the service has all writable folders.
 """
 
 import json
+import os
 import shlex
 import subprocess
 import time
@@ -21,13 +22,18 @@ IGNORED = {"build", "restart", "stop_grace_period", "ports", "depends_on"}
 
 
 def container_spec(
-    image: Mapping[str, Any], service: Mapping[str, Any], root: Path, files: Mapping[str, Path]
+    image: Mapping[str, Any],
+    service: Mapping[str, Any],
+    root: Path,
+    files: Mapping[str, Path],
+    volumes: Path,
 ) -> dict[str, Any]:
     """The configuration of the OCI's runtime specification for an image and a service of Compose.
 
-    `files` are bind mounts, by path in the container, read-only. Raises ValueError for a key that isn't supported.
+    `files` are bind mounts, by path in the container, read-only. `volumes` is the folder of named volumes, which are
+    created there. Raises ValueError for a key that isn't supported.
     """
-    supported = {"read_only", "tmpfs", "cap_drop", "security_opt", "command"}
+    supported = {"read_only", "tmpfs", "cap_drop", "security_opt", "command", "volumes"}
     if unknown := set(service) - supported - IGNORED:
         raise ValueError(f"containers.py does not support these keys of a service: {', '.join(sorted(unknown))}")
     if service.get("cap_drop") != ["ALL"]:
@@ -45,6 +51,10 @@ def container_spec(
         {"destination": path, "type": "bind", "source": str(source), "options": ["bind", "ro"]}
         for path, source in files.items()
     ]
+    for volume in service.get("volumes", ()):
+        name, path = volume.split(":")
+        source = make_volume(volumes / name, root / path.lstrip("/"))
+        mounts.append({"destination": path, "type": "bind", "source": str(source), "options": ["bind", "rw"]})
     return {
         "ociVersion": "1.0.0",
         "process": {
@@ -59,6 +69,18 @@ def container_spec(
         "mounts": mounts,
         "linux": {"namespaces": [{"type": name} for name in ("pid", "ipc", "uts", "mount")]},
     }
+
+
+def make_volume(folder: Path, origin: Path) -> Path:
+    """Returns a named volume, and creates it as Docker does: with owner and mode of the image's folder `origin`, which
+    must be empty."""
+    if not folder.exists():
+        assert not list(origin.iterdir()), f"{origin} is not empty"
+        folder.mkdir(parents=True)
+        status = origin.stat()
+        os.chown(folder, status.st_uid, status.st_gid)
+        folder.chmod(status.st_mode)
+    return folder
 
 
 class Container:

@@ -22,11 +22,13 @@ from tests.packaging import images
 from tests.packaging.commands import ROOT, run
 from tests.packaging.dockerfile import Stage, exec_form, read_stages, with_ancestors
 from tests.packaging.lockfile import read_lock
+from tests.packaging.wheels import wheel
 
 STAGES = read_stages(ROOT / "Dockerfile")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PIPELINES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.pipelines.yml").read_text())
 MODULES = {
     "sidecar": "openai_server",
     "worker": "anyserve_worker",
@@ -108,7 +110,7 @@ def test_packages_come_from_the_locks_alone() -> None:
                 assert "--require-hashes" in command if locks else from_here, command
                 built = "--no-build-isolation" in command
                 assert built or "--only-binary :all:" in command or "--no-index" in command, command
-    assert used == set(LOCKS) - {"dev", "uv"}  # of `make setup`
+    assert used == set(LOCKS) - {"run", "dev", "uv"}  # of `make run` and `make setup`
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -249,13 +251,67 @@ def test_the_sidecar_waits_for_a_worker_that_answers(help_of: dict[str, str]) ->
     assert sidecar["depends_on"] == {"worker": {"condition": "service_healthy"}}
     worker = image(services["worker"]["build"]["target"])
     port = worker.environment["ANYSERVE_WORKER_PORT"]
-    assert sidecar["command"] == ["--anyserve-endpoint", f"worker:{port}"]
-    assert "--anyserve-endpoint" in help_of["openai_server"]
+    assert sidecar["command"][:2] == ["--anyserve-endpoint", f"worker:{port}"]
+    assert set(options_in(sidecar["command"])) <= set(re.findall(r"--[a-z-]+", help_of["openai_server"]))
     assert sidecar["ports"] == [f"127.0.0.1:8080:{image('sidecar').environment['OPENAI_SERVER_PORT']}"]
 
 
-def test_docker_compose_accepts_the_file_if_it_is_installed() -> None:
+def test_the_sidecar_stores_in_a_volume_that_its_user_can_write() -> None:
+    service = COMPOSE["services"]["sidecar"]
+    (volume,) = service["volumes"]
+    name, folder = volume.split(":")
+    assert name in COMPOSE["volumes"]
+    options = dict(zip(service["command"][::2], service["command"][1::2], strict=True))
+    for path in (options["--store"].removeprefix("sqlite:///"), options["--blobs"]):
+        assert str(Path(path).parent) == folder
+    stage = image("sidecar")
+    (command,) = [rest for rest in stage.all("RUN") if folder in rest.split()]
+    user, group = stage.all("USER")[-1].split(":")
+    assert {f"--owner={user}", f"--group={group}", "--mode=0700"} <= set(command.split())
+    # An anonymous volume in the image would hide that a container without a named one loses its responses.
+    assert not stage.all("VOLUME")
+
+
+def test_the_worker_of_pipelines_gets_its_options_and_folders(help_of: dict[str, str]) -> None:
+    worker, packages = PIPELINES["services"]["worker"], PIPELINES["services"]["packages"]
+    values = dict(word.split("=") for word in worker["command"])
+    assert all(re.search(rf"{option}\b", help_of["anyserve_worker"]) for option in values)
+    assert ["--model", values["--model"]] == exec_form(STAGES["worker-demo"].all("CMD")[-1])
+    pipelines, environment = (volume.rsplit(":", 2) for volume in worker["volumes"])
+    assert values["--pipelines"] == pipelines[1]
+    assert Path(values["--pipeline-python"]).is_relative_to(environment[1])
+    assert [pipelines[2], environment[2]] == ["ro", "ro"]
+    # The service that installs writes what the worker reads, and has the same Python.
+    assert packages["volumes"] == [":".join(pipelines), ":".join(environment[:2])]
+    assert packages["build"] == COMPOSE["services"]["worker"]["build"]
+    assert environment[0] in PIPELINES["volumes"]
+    default = re.fullmatch(r"\$\{PIPELINES:-(.+)\}", pipelines[0])
+    assert default
+    assert (ROOT / default[1]).is_dir()
+    sidecar = image("sidecar").environment["OPENAI_SERVER_PORT"]
+    assert worker["environment"]["OPENAI_BASE_URL"] == f"http://sidecar:{sidecar}/v1"
+
+
+def test_the_packages_of_pipelines_are_installed_in_a_locked_down_container(tmp_path: Path) -> None:
+    packages = PIPELINES["services"]["packages"]
+    for key in ("read_only", "tmpfs", "cap_drop", "security_opt"):
+        assert packages[key] == COMPOSE["services"]["worker"][key]
+    (command,) = packages["command"]
+    folder, target = tmp_path / "pipelines", tmp_path / "packages"
+    (folder / "rag").mkdir(parents=True)
+    (folder / "rag" / "requirements.txt").write_text(str(wheel(tmp_path, "for_rag")))
+    command = command.replace("$$", "$").replace("/pipelines", str(folder)).replace("/packages", str(target))
+    result = run(*packages["entrypoint"], command)
+    assert result.returncode == 0, result.stderr
+    assert run(str(target / "bin" / "python"), "-c", "import for_rag").returncode == 0
+    (folder / "requirements.txt").write_text(str(tmp_path / "missing-1.0-py3-none-any.whl"))
+    assert run(*packages["entrypoint"], command).returncode == 1
+
+
+@pytest.mark.parametrize("files", [("docker-compose.yml",), ("docker-compose.yml", "docker-compose.pipelines.yml")])
+def test_docker_compose_accepts_the_files_if_it_is_installed(files: tuple[str, ...]) -> None:
     docker = shutil.which("docker")
     if docker and run(docker, "compose", "version").returncode == 0:
-        result = run(docker, "compose", "--file", "docker-compose.yml", "config", "--quiet")
+        words = [word for file in files for word in ("--file", file)]
+        result = run(docker, "compose", *words, "config", "--quiet")
         assert (result.returncode, result.stderr) == (0, "")

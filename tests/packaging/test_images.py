@@ -5,7 +5,7 @@ import pytest
 
 from scripts.errors import Fail
 from tests.packaging import image_builder, images
-from tests.packaging.containers import container_spec
+from tests.packaging.containers import container_spec, make_volume
 from tests.packaging.test_docker import COMPOSE
 
 IMAGE = {"User": "10001:10001", "Entrypoint": ["python"], "Cmd": ["--demo"], "Env": ["A=b"], "WorkingDir": ""}
@@ -38,22 +38,34 @@ def test_the_base_is_the_debian_of_the_official_image() -> None:
 
 
 @pytest.mark.parametrize("name", ["worker", "sidecar"])
-def test_containers_are_as_confined_as_services(name: str) -> None:
+def test_containers_are_as_confined_as_services(name: str, tmp_path: Path) -> None:
     service = COMPOSE["services"][name]
-    spec = container_spec(IMAGE, service, Path("/root-fs"), {"/etc/hosts": Path("/hosts")})
+    root = tmp_path / "root-fs"
+    (root / "data").mkdir(parents=True, mode=0o700)
+    spec = container_spec(IMAGE, service, root, {"/etc/hosts": Path("/hosts")}, tmp_path / "volumes")
     process = spec["process"]
     assert process["args"] == ["python", *service.get("command", ["--demo"])]
     assert (process["user"], process["capabilities"]) == ({"uid": 10001, "gid": 10001}, {})
     assert process["noNewPrivileges"]
-    assert spec["root"] == {"path": "/root-fs", "readonly": True}
+    assert spec["root"] == {"path": str(root), "readonly": True}
     kinds = {mount["destination"]: mount["type"] for mount in spec["mounts"]}
-    assert kinds == {"/proc": "proc", "/dev": "tmpfs", "/tmp": "tmpfs", "/etc/hosts": "bind"}
+    volumes = {"/data": "bind"} if name == "sidecar" else {}
+    assert kinds == {"/proc": "proc", "/dev": "tmpfs", "/tmp": "tmpfs", "/etc/hosts": "bind", **volumes}
+
+
+def test_a_volume_has_owner_and_mode_of_the_images_folder_and_keeps_its_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    folder = make_volume(tmp_path / "volumes" / "store", tmp_path / "data")
+    status, origin = folder.stat(), (tmp_path / "data").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode) == (origin.st_uid, origin.st_gid, origin.st_mode)
+    (folder / "store.db").touch()
+    assert (make_volume(folder, tmp_path / "data") / "store.db").exists()
 
 
 @pytest.mark.parametrize("change", [{"privileged": True}, {"cap_drop": ["NET_RAW"]}])
 def test_a_service_that_a_container_would_not_follow_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"containers\.py"):
-        container_spec(IMAGE, {**COMPOSE["services"]["worker"], **change}, Path("/root-fs"), {})
+        container_spec(IMAGE, {**COMPOSE["services"]["worker"], **change}, Path("/root-fs"), {}, Path("/volumes"))
 
 
 def test_missing_tools_are_named_with_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:

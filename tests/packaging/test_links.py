@@ -14,6 +14,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("*/README.md")),
+    *sorted(ROOT.glob("examples/*/README.md")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 NAME = re.compile(r"\[`([a-zA-Z_.]+)(?<!\.py)`\]\(([^)#\s:]+\.py)\)")

@@ -35,8 +35,10 @@ def requirements_of(name: str) -> list[Requirement]:
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
     extras = project["optional-dependencies"]
     lines = {
-        "sidecar": project["dependencies"],
-        "worker": project["dependencies"] + extras["worker"],
+        "sidecar": project["dependencies"] + extras["postgres"] + extras["files"],
+        "worker": project["dependencies"] + extras["worker"] + extras["pipelines"],
+        "run": project["dependencies"]
+        + [line for extra in ("worker", "pipelines", "postgres", "files") for line in extras[extra]],
         "dev": project["dependencies"] + extras["worker"] + extras["test"] + extras["audit"],
         **groups,
     }[name]
@@ -44,7 +46,7 @@ def requirements_of(name: str) -> list[Requirement]:
 
 
 def is_left_out(name: str, package: str) -> bool:
-    return name in ("worker", "dev") and package == LLAMA
+    return name in ("worker", "run", "dev") and package == LLAMA
 
 
 def test_each_lock_exists_and_no_other() -> None:
@@ -76,11 +78,11 @@ def test_every_locked_package_is_required(name: str) -> None:
         assert (package in direct) == (PROJECT in parents), f"{package}: run make lock"
 
 
-@pytest.mark.parametrize("name", ["sidecar", "worker"])
+@pytest.mark.parametrize("name", ["sidecar", "worker", "run"])
 def test_the_requirements_of_a_package_are_locked_too(name: str) -> None:
     """Checks the packages that are installed here in the locked version, whose metadata lists their requirements."""
     lock, seen = read_lock(name), 0
-    for package in [*lock.pins, *([LLAMA] if name == "worker" else [])]:
+    for package in [*lock.pins, *([LLAMA] if is_left_out(name, LLAMA) else [])]:
         installed = importlib.metadata.distribution(package)
         if package in lock.pins and installed.version != str(lock.pins[package]):
             continue
@@ -93,10 +95,18 @@ def test_the_requirements_of_a_package_are_locked_too(name: str) -> None:
     assert seen
 
 
-def test_both_images_have_the_same_versions() -> None:
-    sidecar, worker = read_lock("sidecar"), read_lock("worker")
-    assert sidecar.pins.items() <= worker.pins.items()
-    assert all(worker.hashes[package] == hashes for package, hashes in sidecar.hashes.items())
+def test_both_images_and_make_run_have_the_same_versions() -> None:
+    both = read_lock("run")
+    for lock in (read_lock("sidecar"), read_lock("worker")):
+        assert lock.pins.items() <= both.pins.items()
+        assert all(both.hashes[package] == hashes for package, hashes in lock.hashes.items())
+
+
+def test_the_extra_for_postgresql_has_all_of_the_extra_store() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    more = {Requirement(line).name: Requirement(line).specifier for line in extras["postgres"]}
+    for line in extras["store"]:
+        assert more[Requirement(line).name] == Requirement(line).specifier
 
 
 def test_the_build_lock_contains_the_build_system() -> None:

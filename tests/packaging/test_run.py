@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -27,6 +28,7 @@ class Pair:
         self.model.touch()
         self.port, self.worker_port = free_port(), free_port()
         self.process: subprocess.Popen[str] | None = None
+        self.more_arguments: list[str] = []
 
     @property
     def arguments(self) -> list[str]:
@@ -36,6 +38,7 @@ class Pair:
             f"--worker-port={self.worker_port}",
             f"--worker={sys.executable} {STANDIN} worker",
             f"--sidecar={sys.executable} {STANDIN} sidecar",
+            *self.more_arguments,
         ]
 
     def start(self, **env: str) -> subprocess.Popen[str]:
@@ -61,7 +64,17 @@ class Pair:
         raise AssertionError(f"make run never got ready: {output} {self.process.communicate()[1]}")
 
     def notes(self) -> list[str]:
-        return [line for line in self.log.read_text().splitlines() if "pid=" not in line]
+        return [line for line in self.log.read_text().splitlines() if "=" not in line]
+
+    def store(self) -> str | None:
+        """The --store of the sidecar."""
+        found = self.noted("sidecar", "store")
+        return found[0] if found else None
+
+    def noted(self, role: str, name: str) -> list[str]:
+        """Values of `name` in the log of a stand-in."""
+        start = f"{role} {name}="
+        return [line.removeprefix(start) for line in self.log.read_text().splitlines() if line.startswith(start)]
 
     def pids(self) -> list[int]:
         return [int(line.partition("pid=")[2]) for line in self.log.read_text().splitlines() if "pid=" in line]
@@ -89,6 +102,88 @@ def test_prints_a_command_to_paste_when_a_request_works(pair: Pair) -> None:
     assert f"curl http://127.0.0.1:{pair.port}/v1/chat/completions" in output
     assert f"127.0.0.1:{pair.worker_port}" in output
     assert str(pair.model) in output
+
+
+def test_the_sidecar_keeps_responses_in_a_file_for_its_port(pair: Pair) -> None:
+    pair.start()
+    output = pair.until_ready()
+    file = ROOT / ".cache" / "stores" / f"{pair.port}.db"
+    assert pair.store() == f"sqlite:///{quote(str(file))}"
+    assert str(file) in output
+    assert file.parent.stat().st_mode & 0o077 == 0
+    assert f"curl http://127.0.0.1:{pair.port}/v1/responses" in output
+    assert "previous_response_id" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--sidecar-args=--store sqlite://"], {}),
+        (["--sidecar-args=--store=sqlite://"], {}),
+        ([], {"OPENAI_SERVER_STORE": "sqlite://"}),
+    ],
+)
+def test_a_store_that_the_user_chose_is_kept(pair: Pair, arguments: list[str], environment: dict[str, str]) -> None:
+    pair.more_arguments = arguments
+    pair.start(**environment)
+    assert "previous_response_id" not in pair.until_ready()
+    assert pair.store() in ("sqlite://", None)
+
+
+# ---- Pipelines
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path) -> Path:
+    folder = tmp_path / "pipelines"
+    (folder / "rag").mkdir(parents=True)
+    return folder
+
+
+def test_pipelines_are_served_and_shown(pair: Pair, pipelines: Path) -> None:
+    pair.more_arguments = [f"--pipelines={pipelines}"]
+    pair.start(STANDIN_MODELS=f"{pair.model.stem} rag tools")
+    output = pair.until_ready()
+    assert pair.noted("worker", "--pipelines") == [str(pipelines)]
+    assert pair.noted("worker", "--pipeline-python") == []  # there is no requirements.txt
+    assert set(pair.noted("sidecar", "asked")) == {"rag"}
+    for name in ("rag", "tools"):
+        assert f'\'{{"model":"{name}","messages":' in output
+    assert f'"model":"{pair.model.stem}"' not in output
+
+
+def test_openai_clients_in_pipelines_reach_this_sidecar(pair: Pair, pipelines: Path) -> None:
+    pair.more_arguments = [f"--pipelines={pipelines}"]
+    pair.start(STANDIN_MODELS="rag")
+    pair.until_ready()
+    assert pair.noted("worker", "base_url") == [f"http://127.0.0.1:{pair.port}/v1"]
+
+
+def test_a_base_url_that_the_user_chose_is_kept(pair: Pair, pipelines: Path) -> None:
+    pair.more_arguments = [f"--pipelines={pipelines}"]
+    pair.start(STANDIN_MODELS="rag", OPENAI_BASE_URL="http://127.0.0.1:1/v1")
+    pair.until_ready()
+    assert pair.noted("worker", "base_url") == ["http://127.0.0.1:1/v1"]
+
+
+def test_pipelines_need_no_model(pair: Pair, pipelines: Path) -> None:
+    pair.more_arguments = [f"--pipelines={pipelines}", "--model=none", "--pipeline-python=/usr/bin/python3"]
+    pair.start(STANDIN_MODELS="rag")
+    assert "  model " not in pair.until_ready()
+    assert pair.noted("worker", "--model") == []
+    assert pair.noted("worker", "--pipeline-python") == ["/usr/bin/python3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--model=none"], "nothing to serve: MODEL=none needs PIPELINES=FOLDER"),
+        (["--pipelines=no/such"], "there is no folder no/such"),
+    ],
+)
+def test_what_cannot_be_served_is_reported_in_one_line(pair: Pair, arguments: list[str], problem: str) -> None:
+    line = only_line(script("run", *pair.arguments, *arguments, env={"STANDIN_LOG": str(pair.log)}))
+    assert line == f"error: {problem}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -179,6 +274,12 @@ def test_a_missing_model_is_reported_in_one_line(pair: Pair) -> None:
     line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
     assert line == f"error: there is no model file {pair.model}"
     assert not pair.log.exists()
+
+
+def test_make_passes_the_folder_of_pipelines_on(pair: Pair) -> None:
+    folder = f"PIPELINES={pair.model}.no"
+    result = run("make", "run", f"PYTHON={sys.executable}", folder, f"PORT={pair.port}")
+    assert result.stderr.splitlines()[0] == f"error: there is no folder {pair.model}.no"
 
 
 def test_make_passes_its_variables_on(pair: Pair) -> None:

@@ -36,13 +36,13 @@ def path_without_compilers(folder: Path) -> str:
 
 def test_a_missing_compiler_is_reported_in_one_line(checkout: Path, offline: dict[str, str]) -> None:
     env = {**offline, "PATH": path_without_compilers(checkout / "bin")}
-    line = only_line(script("setup", "worker", env=env, cwd=checkout))
+    line = only_line(script("setup", "run", env=env, cwd=checkout))
     assert line.startswith("error: no C compiler found, which is needed to compile llama.cpp (")
     assert "build-essential" in line
 
 
 def test_a_broken_compiler_is_reported_in_one_line(checkout: Path, offline: dict[str, str]) -> None:
-    line = only_line(script("setup", "worker", env={**offline, "CXX": "false"}, cwd=checkout))
+    line = only_line(script("setup", "run", env={**offline, "CXX": "false"}, cwd=checkout))
     assert "false can't compile a small C++ program" in line
 
 
@@ -53,7 +53,7 @@ def test_a_missing_git_is_reported_in_one_line(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_failed_installation_shows_the_end_of_its_log(checkout: Path, offline: dict[str, str]) -> None:
-    result = script("setup", "worker", env=offline, cwd=checkout)
+    result = script("setup", "run", env=offline, cwd=checkout)
     assert result.returncode == 1
     *lines, last = result.stderr.splitlines()
     assert last == "error: the installation failed, see the lines above and .cache/setup.log"
@@ -75,26 +75,26 @@ def tree(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 
 def test_nothing_is_done_twice(tree: Path) -> None:
-    worker = setup.wanted(NEW, "worker")
-    assert setup.wanted(worker, "worker") == worker != NEW
+    for_run = setup.wanted(NEW, "run")
+    assert setup.wanted(for_run, "run") == for_run != NEW
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "requirements/worker.txt", "requirements/uv.txt"])
+@pytest.mark.parametrize("file", ["pyproject.toml", "requirements/run.txt", "requirements/uv.txt"])
 def test_a_changed_file_is_installed(tree: Path, file: str) -> None:
-    worker = setup.wanted(NEW, "worker")
+    for_run = setup.wanted(NEW, "run")
     with (tree / file).open("a") as changed:
         changed.write("# a change\n")
-    assert setup.wanted(worker, "worker") != worker
+    assert setup.wanted(for_run, "run") != for_run
 
 
 def test_packages_and_options_of_earlier_runs_stay(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = setup.wanted(NEW, "worker")
-    assert setup.wanted(worker, "dev") != worker
+    for_run = setup.wanted(NEW, "run")
+    assert setup.wanted(for_run, "dev") != for_run
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
     dev = setup.wanted(NEW, "dev")
-    assert dev["llama_wheel"] != worker["llama_wheel"]
+    assert dev["llama_wheel"] != for_run["llama_wheel"]
     monkeypatch.delenv("CMAKE_ARGS")
-    assert setup.wanted(dev, "worker") == dev
+    assert setup.wanted(dev, "run") == dev
 
 
 def test_a_stamp_that_cannot_be_read_is_none(tree: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_symbolic_link_is_not_emptied(checkout: Path, offline: dict[str, str])
     other.mkdir()
     (other / "file").touch()
     (checkout / ".venv").symlink_to(other)
-    line = only_line(script("setup", "worker", env=offline, cwd=checkout))
+    line = only_line(script("setup", "run", env=offline, cwd=checkout))
     assert line.startswith(f"error: {checkout / '.venv'} is a symbolic link")
     assert (other / "file").exists()
 

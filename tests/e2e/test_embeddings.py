@@ -53,8 +53,9 @@ def embedders(paths: dict[str, Path]) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def client(embedders: Pair) -> OpenAI:
-    return _client(embedders)
+def client(embedders: Pair) -> Iterator[OpenAI]:
+    with _client(embedders) as client:
+        yield client
 
 
 def _client(pair: Pair) -> OpenAI:
@@ -205,31 +206,31 @@ def test_a_model_that_generates_embeds_as_in_llama_cpp_python(
     """The worker reads the long text in chunks, llama-cpp-python at once."""
     texts = ["Hello world, how are you?", "Grüße, 東京 🍕", PASSAGE]
     path = {SMOLLM2: smollm2_path(), GEMMA3: gemma3_path()}[model]
-    client = _client(pair)
-    for pooling in poolings:
-        extra = {} if pooling == "mean" else {"pooling": pooling}
-        expected = llama_cpp_python(path, pooling, texts)
-        assert cosines(embed(client, model, texts, **extra), expected).min() > 0.999
+    with _client(pair) as client:
+        for pooling in poolings:
+            extra = {} if pooling == "mean" else {"pooling": pooling}
+            expected = llama_cpp_python(path, pooling, texts)
+            assert cosines(embed(client, model, texts, **extra), expected).min() > 0.999
 
 
 def test_streams_continue_while_a_long_text_is_embedded(pair: Pair) -> None:
     """The embedding is the same as without the stream."""
-    client = _client(pair)
-    alone = embed(client, SMOLLM2, LONG_TEXT)
-    beside: list[Vectors] = []
-    embedding = threading.Thread(target=lambda: beside.append(embed(client, SMOLLM2, LONG_TEXT)))
-    n_before = n_during = 0
-    with client.completions.create(
-        model=SMOLLM2, prompt=STORY, max_tokens=300, temperature=0, stream=True, extra_body={}
-    ) as stream:
-        for _ in stream:
-            if n_before < 5:
-                n_before += 1
-                if n_before == 5:
-                    embedding.start()
-            elif not beside:
-                n_during += 1
-    embedding.join()
+    with _client(pair) as client:
+        alone = embed(client, SMOLLM2, LONG_TEXT)
+        beside: list[Vectors] = []
+        embedding = threading.Thread(target=lambda: beside.append(embed(client, SMOLLM2, LONG_TEXT)))
+        n_before = n_during = 0
+        with client.completions.create(
+            model=SMOLLM2, prompt=STORY, max_tokens=300, temperature=0, stream=True, extra_body={}
+        ) as stream:
+            for _ in stream:
+                if n_before < 5:
+                    n_before += 1
+                    if n_before == 5:
+                        embedding.start()
+                elif not beside:
+                    n_during += 1
+        embedding.join()
     assert n_during >= 3, "tokens arrived while the text was embedded"
     assert cosines(alone, np.array(beside[0])).min() > 0.9999
 
@@ -286,8 +287,7 @@ def test_the_workers_pooling_option_is_the_default(paths: dict[str, Path]) -> No
             config = service.ModelConfig(pb.ModelConfigRequest(name=model)).config
             assert config.parameters["pooling"].string_value == "last"
             expected = _embedding(service, model, "a fox")
-        with servers.sidecar(address) as (_, url):
-            client = _client(Pair(address, url))
+        with servers.sidecar(address) as (_, url), _client(Pair(address, url)) as client:
             assert embed(client, model, "a fox", pooling="last")[0] == pytest.approx(expected)
             assert embed(client, model, "a fox", pooling="mean")[0] != pytest.approx(expected)
 
@@ -393,7 +393,8 @@ def test_special_tokens_are_recognized_unless_disabled(pair: Pair) -> None:
 def test_tokenizing_a_chat_counts_the_tokens_of_its_prompt(pair: Pair) -> None:
     messages: list[Any] = [{"role": "user", "content": "Tell me of the fox."}]
     tokenized = post(pair, "/tokenize", messages=messages)
-    completion = _client(pair).chat.completions.create(model=SMOLLM2, messages=messages, max_tokens=1)
+    with _client(pair) as client:
+        completion = client.chat.completions.create(model=SMOLLM2, messages=messages, max_tokens=1)
     assert completion.usage is not None
     assert tokenized["count"] == completion.usage.prompt_tokens
     assert tokenized["max_model_len"] == 2048

@@ -1,6 +1,7 @@
 """The newest `anthropic` package with the whole pair."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -19,13 +20,15 @@ WEATHER: ToolParam = {
 
 
 @pytest.fixture
-def client(pair: Pair) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=pair.url, api_key="none", max_retries=0)
+def client(pair: Pair) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=pair.url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def exact_client(exact_pair: Pair) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=exact_pair.url, api_key="none", max_retries=0)
+def exact_client(exact_pair: Pair) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=exact_pair.url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 def greedy(**fields: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The newest `openai` package with the whole pair."""
 
 import asyncio
+from collections.abc import Iterator
 
 import openai
 import pytest
@@ -12,13 +13,15 @@ MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Name 
 
 
 @pytest.fixture
-def client(pair: Pair) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0)
+def client(pair: Pair) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture
-def exact_client(exact_pair: Pair) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{exact_pair.url}/v1", api_key="none", max_retries=0)
+def exact_client(exact_pair: Pair) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{exact_pair.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:

@@ -1,6 +1,7 @@
 """llama-server's times and progress with real models: they fit the counts, and the time that the client measured."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -14,8 +15,9 @@ BOTH = {**TIMED, "return_progress": True}
 
 
 @pytest.fixture
-def client(pair: Pair) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0)
+def client(pair: Pair) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def check(timings: dict[str, Any], usage: Any, seconds: float) -> None:

@@ -25,8 +25,8 @@ def test_each_request_reaches_the_worker_with_its_model() -> None:
             process,
             url,
         ),
+        OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         assert [model.id for model in client.models.list()] == [SMOLLM2, MINILM]
         for model in (SMOLLM2, "llamacpp"):
             chunks = client.chat.completions.create(

@@ -40,7 +40,8 @@ def section(figures: Mapping[str, Any]) -> list[str]:
         "",
         f"{setup['clients']} clients, idle for half of the time, send {setup['requests']} prompts of about "
         f"{setup['prompt_tokens']} tokens and get {setup['new_tokens']} tokens each, alone and while a batch of "
-        f"{setup['lines']:,} lines is under way. Then {setup['lines_alone']} lines as a batch, and as requests of "
+        f"{setup['lines']:,} lines is under way, {setup['under_way']} of them at a time, without a minimum share for "
+        f"them. Then {setup['lines_alone']} lines as a batch, and as requests of "
         f"{setup['slots']} clients in a closed loop. Medians of {setup['rounds']} rounds; in parentheses the median of "
         "the ratios within each round.",
         "",

@@ -25,7 +25,11 @@ LINE_TOKENS = 48
 """Tokens of each answer of a batch."""
 CLIENTS = 4
 THINK = 1.0
-"""Pause of a client after an answer, as a multiple of the answer's time: it is idle for half of the time."""
+"""Mean pause of a client after an answer, as a multiple of the answer's time: it is idle for half of the time."""
+LINES_PER_SLOT = 2
+"""Lines under way for each slot of the worker. With the default options it is two as well."""
+NO_SHARE = ("--background-share", "0")
+"""The minimum share is a price that the operator sets; `background.py` measures the default."""
 LIMIT_S = 900.0
 LOOK_S = 0.1
 FINAL = ("completed", "failed", "expired", "cancelled")
@@ -35,8 +39,10 @@ def measure(launcher: Launcher) -> dict[str, Any]:
     settings = launcher.settings
     rounds: dict[str, list[dict[str, float]]] = {ALONE: [], BESIDE: [], CLOSED_LOOP: [], BATCH: []}
     with tempfile.TemporaryDirectory() as folder:
-        options = ("--store", f"sqlite:///{folder}/store.db", "--batch-concurrency", str(settings.slots))
-        with replace(launcher, sidecar_options=options).running(OURS, auto=True) as server:
+        lines = str(LINES_PER_SLOT * settings.slots)
+        options = ("--store", f"sqlite:///{folder}/store.db", "--batch-concurrency", lines)
+        pair = replace(launcher, worker_options=NO_SHARE, sidecar_options=options)
+        with pair.running(OURS, auto=True) as server:
             _clients(settings, server, "warm")
             for number, name in interleaved((ALONE, BESIDE), settings.batch_rounds):
                 seed = f"batches {number} {name}"
@@ -55,6 +61,7 @@ def measure(launcher: Launcher) -> dict[str, Any]:
             "lines": settings.batch_lines,
             "lines_alone": settings.batch_lines_alone,
             "slots": settings.slots,
+            "under_way": LINES_PER_SLOT * settings.slots,
             "rounds": settings.batch_rounds,
         },
         "rounds": rounds,

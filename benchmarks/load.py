@@ -178,7 +178,8 @@ class Load:
                 answer = Answer(self.now())
                 await self._send(client, body, answer)
                 if self.orders.think:
-                    await asyncio.sleep(self.orders.think * (answer.ended - answer.sent))
+                    pause = self._random.expovariate(1 / self.orders.think)
+                    await asyncio.sleep(pause * (answer.ended - answer.sent))
         client.close()
 
     async def _come_late(self) -> None:

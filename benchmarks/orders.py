@@ -21,7 +21,7 @@ class Orders:
     copies: int = 1  # with `count`: how often the stream has each token
     turns: int = 1  # bodies in a row that one client sends, each after the answer to the one before
     pause_s: float = 0.0  # mean of the random pauses before each body
-    think: float = 0.0  # pause after each answer, as a multiple of the time that it took
+    think: float = 0.0  # mean of the random pauses after each answer, as a multiple of the time that it took
 
 
 @dataclass

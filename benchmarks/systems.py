@@ -58,7 +58,7 @@ class Server:
 class Launcher:
     """Starts systems. `cgroup`: the folder of a group for all their processes. `before`: the checkout of BEFORE.
 
-    `defaults`: OURS runs with its default context, cells and slots. `sidecar_options`: those of its sidecar.
+    `defaults`: OURS runs with its default context, cells and slots. `worker_options`, `sidecar_options`: further ones.
     """
 
     settings: Settings
@@ -67,6 +67,7 @@ class Launcher:
     cgroup: Path | None = None
     before: Path | None = None
     defaults: bool = False
+    worker_options: tuple[str, ...] = ()
     sidecar_options: tuple[str, ...] = ()
 
     @contextlib.contextmanager
@@ -97,7 +98,7 @@ class Launcher:
             if not self.defaults:
                 command += ["--n-ctx", str(s.n_ctx), "--kv-cells", str(s.cells), "--parallel", str(s.slots)]
             command += ["--threads", str(threads)] if threads else []
-            started["worker"] = Process(command, env=env, cgroup=self.cgroup)
+            started["worker"] = Process([*command, *self.worker_options], env=env, cgroup=self.cgroup)
             worker_port = started["worker"].wait_for(r"listening on 127\.0\.0\.1:(\d+)", START_S)[1]
             command = [*python, "-m", "openai_server", "--anyserve-endpoint", f"{client.HOST}:{worker_port}"]
             started["sidecar"] = Process([*command, *host, *self.sidecar_options], env=env, cgroup=self.cgroup)

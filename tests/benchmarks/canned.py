@@ -193,7 +193,7 @@ def batches_part() -> dict[str, Any]:
     }
     setup = {"clients": 4, "requests": 60, "prompt_tokens": 150, "new_tokens": 48, "lines": 1000, "lines_alone": 320}
     return {
-        "setup": {**setup, "slots": 32, "rounds": 2},
+        "setup": {**setup, "slots": 32, "under_way": 64, "rounds": 2},
         "rounds": rounds,
         "points": batches.summary(rounds),
     }

@@ -1,7 +1,13 @@
-"""Makes Hypothesis try the same examples in every run; `--hypothesis-profile=explore` tries more, `few` fewer."""
+"""Makes Hypothesis try the same examples in every run; `--hypothesis-profile=explore` tries more, `few` fewer.
 
+Collects garbage after each file, so that a warning about what a test left open names a test of that file.
+"""
+
+import gc
 import re
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 collect_ignore = ["browser", "foreign"]
@@ -23,3 +29,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
         return None
     text = " ".join(re.findall(r"[\x21-\x7e]+", val))
     return text if len(text) <= LONGEST_ID else f"{text[: LONGEST_ID - 3]}..."
+
+
+def pytest_collection_finish() -> None:
+    """Excludes the collected tests from garbage collection, which would take a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage() -> Iterator[None]:
+    yield
+    gc.collect()

@@ -149,6 +149,7 @@ async def test_however_many_requests_fail_the_next_check_is_after_a_pause(monkey
     async with scripted_server(lambda call: call.reply({}, 503)) as server:
         pipeline = load(folder({"base_url": server.url, "retries": 0, "check_interval": 30}))
         async with running(pipeline):
+            await asyncio.sleep(0.1)
             assert len(server.checks) == 1
             for _ in range(20):
                 with pytest.raises(UpstreamAway):
